@@ -1,0 +1,26 @@
+# Two commands: `make tutorial` runs the series, `make test` proves it. Each target is one line of Python.
+PYTHON ?= python3
+VENV := .venv/bin/python
+
+.PHONY: tutorial test lint lab clean
+
+tutorial: .venv/installed
+	$(VENV) -m helpers tutorial
+
+test: .venv/installed
+	OMP_NUM_THREADS=1 $(VENV) -m pytest -n 2 --dist loadfile
+
+lint: .venv/installed
+	$(VENV) -m ruff check . && $(VENV) -m ruff format --check .
+
+lab: .venv/installed
+	$(VENV) -m jupyter lab notebooks/00_start_here.ipynb
+
+clean:
+	$(PYTHON) -c "import shutil; shutil.rmtree('build', ignore_errors=True)"
+
+.venv/installed: requirements.txt pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed, this is ' + sys.version.split()[0] + ': run make PYTHON=python3.11')"
+	$(PYTHON) -m venv .venv
+	$(VENV) -m pip install --quiet --requirement requirements.txt
+	$(VENV) -c "import pathlib; pathlib.Path('$@').touch()"

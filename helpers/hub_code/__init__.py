@@ -1,0 +1,1 @@
+"""The files that travel with a converted model; they import nothing from ``helpers``."""

@@ -1,0 +1,317 @@
+"""What RWKV-4 and RWKV-5 models share: token shift, channel-mix, the block, and the Hugging Face classes.
+
+The mathematics that makes a version that version, its time-mix, is in ``modeling_rwkv4.py`` and ``modeling_rwkv5.py``.
+
+The state of a model is a tuple of three tensors, with the batch first, that has the same size after 1 or 100,000 tokens::
+
+    time_shift     (B, L, D)     the input of each time-mix at the last token
+    wkv            (B, L, ...)   what each time-mix remembers, fp32; its shape depends on the version
+    channel_shift  (B, L, D)     the input of each channel-mix at the last token
+
+Nothing is changed in place: a state can be kept and continued from many times.
+
+Padding: where ``attention_mask`` is 0, a token is as if it were not there. Real tokens are moved to the front of each
+row, every module is told how many there are (``lengths``), and the hidden states are moved back at the end. So padding on
+the left, on the right or in the middle gives the logits and the state of the unpadded text.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import ModelOutput
+
+State = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass
+class RwkvOutput(ModelOutput):
+    """Output of the model without its head: hidden states (B, T, D) and the state after the last token."""
+
+    last_hidden_state: Tensor | None = None
+    state: State | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class RwkvCausalLMOutput(ModelOutput):
+    """Output of the language model: loss (), logits (B, T, V) and the state after the last token."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    state: State | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """Return ``x`` in fp32, or unchanged if it is fp64."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def token_shift(x: Tensor, last: Tensor) -> Tensor:
+    """Return the token before each token: ``last`` (B, D) for the first one, ``x[:, t - 1]`` after; x is (B, T, D)."""
+    return torch.cat([last.to(x)[:, None], x[:, :-1]], dim=1)
+
+
+def last_token(x: Tensor, last: Tensor, lengths: Tensor | None) -> Tensor:
+    """Return the last real token of each row, (B, D), or ``last`` for a row that has none."""
+    if lengths is None:
+        return x[:, -1]
+    with_last = torch.cat([last.to(x)[:, None], x], dim=1)
+    return with_last[torch.arange(len(x), device=x.device), lengths]
+
+
+def mix(x: Tensor, previous: Tensor, ratio: Tensor) -> Tensor:
+    """Interpolate, channel by channel, between a token and the one before it."""
+    return x * ratio + previous * (1 - ratio)
+
+
+class RwkvMixer(nn.Module):
+    """What time-mix and channel-mix have in common: learned ratios of mixing a token with the one before it."""
+
+    def __init__(self, config, layer: int, inputs: tuple[str, ...]):
+        super().__init__()
+        self.inputs = inputs
+        self.depth = layer / max(config.num_hidden_layers - 1, 1)  # 0 in the first block, 1 in the last
+        self.rise = 1 - layer / config.num_hidden_layers  # 1 in the first block, almost 0 in the last
+        for name in inputs:
+            self.register_parameter(f"time_mix_{name}", nn.Parameter(torch.empty(1, 1, config.hidden_size)))
+
+    def initialize(self) -> None:
+        """Initialize the ratios: early blocks look back more, and later channels look back less."""
+        for name in self.inputs:
+            ratio = getattr(self, f"time_mix_{name}")
+            channels = torch.linspace(0, 1, ratio.shape[-1]).view_as(ratio)
+            power = self.rise if name in ("key", "value") else 0.5 * self.rise
+            init.copy_(ratio, channels**power + (0.3 * self.depth if name == "value" else 0))
+
+
+class RwkvChannelMix(RwkvMixer):
+    """Channel-mix, the feed-forward layer of RWKV-4 and RWKV-5: ``sigmoid(R x') * V(relu(K x')^2)``.
+
+    Source: RWKV-4 paper (arXiv 2305.13048), equations 16 to 18.
+    """
+
+    def __init__(self, config, layer: int):
+        super().__init__(config, layer, inputs=("key", "receptance"))
+        hidden, inner = config.hidden_size, config.intermediate_size
+        self.key = nn.Linear(hidden, inner, bias=False)
+        self.receptance = nn.Linear(hidden, hidden, bias=False)
+        self.value = nn.Linear(inner, hidden, bias=False)
+
+    def forward(self, x: Tensor, last: Tensor, lengths: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+        previous = token_shift(x, last)
+        k = torch.relu(self.key(mix(x, previous, self.time_mix_key))) ** 2
+        r = torch.sigmoid(self.receptance(mix(x, previous, self.time_mix_receptance)))
+        return r * self.value(k * scale), last_token(x, last, lengths)
+
+
+class RwkvBlock(GradientCheckpointingLayer):
+    """One layer: ``h + time_mix(ln1(h))``, then ``h + channel_mix(ln2(h))``. Block 0 first normalises the embedding."""
+
+    def __init__(self, config, layer: int, time_mix: RwkvMixer):
+        super().__init__()
+        norm = {"normalized_shape": config.hidden_size, "eps": config.layer_norm_epsilon}
+        if layer == 0:
+            self.pre_ln = nn.LayerNorm(**norm)
+        self.ln1 = nn.LayerNorm(**norm)
+        self.ln2 = nn.LayerNorm(**norm)
+        self.attention = time_mix
+        self.feed_forward = RwkvChannelMix(config, layer)
+        self.layer = layer
+
+    def forward(
+        self, h: Tensor, time_shift: Tensor, wkv: Tensor, channel_shift: Tensor, lengths: Tensor | None, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if self.layer == 0:
+            h = self.pre_ln(h)
+        update, time_shift, wkv = self.attention(self.ln1(h), time_shift, wkv, lengths, scale)
+        h = h + update
+        update, channel_shift = self.feed_forward(self.ln2(h), channel_shift, lengths, scale)
+        return h + update, time_shift, wkv, channel_shift
+
+
+class RwkvPreTrainedModel(PreTrainedModel):
+    base_model_prefix = "rwkv"
+    _no_split_modules = ["RwkvBlock"]
+    _is_stateful = True
+    supports_gradient_checkpointing = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise as BlinkDL's training code does: see ``RWKV_Init`` and ``model.py`` of BlinkDL/RWKV-LM."""
+        super()._init_weights(module)
+        if isinstance(module, RwkvMixer):
+            module.initialize()
+
+
+class RwkvModel(RwkvPreTrainedModel):
+    """Embedding, blocks and the last layer norm. A subclass sets ``time_mix_class``."""
+
+    time_mix_class: type[RwkvMixer]
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        layers = range(config.num_hidden_layers)
+        self.blocks = nn.ModuleList(RwkvBlock(config, layer, self.time_mix_class(config, layer)) for layer in layers)
+        self.ln_out = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embeddings
+
+    def set_input_embeddings(self, embeddings: nn.Embedding) -> None:
+        self.embeddings = embeddings
+
+    def initial_state(self, batch_size: int, dtype: torch.dtype, device: torch.device) -> State:
+        """Return the state before the first token; dtype is that of the hidden states."""
+        shift = torch.zeros(batch_size, len(self.blocks), self.config.hidden_size, dtype=dtype, device=device)
+        wkv = [block.attention.initial_wkv(batch_size).to(device) for block in self.blocks]
+        return shift, torch.stack(wkv, dim=1), shift
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        state: State | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> RwkvOutput | tuple:
+        """Read T more tokens.
+
+        Args:
+            input_ids: (B, T) int64; or ``inputs_embeds``: (B, T, D).
+            attention_mask: (B, T) or longer (then its last T columns count), 1 for real tokens, 0 for padding.
+            state: what an earlier call returned; ``None`` starts afresh.
+            use_cache: return the state; by default only in evaluation mode.
+
+        Raises:
+            ValueError: not exactly one of ``input_ids`` and ``inputs_embeds``, no tokens, or a mask of another shape.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        h = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        if h.shape[1] == 0:
+            raise ValueError("the input has no tokens: give at least one, for example id 0, the end of text")
+        use_cache = (self.config.use_cache and not self.training) if use_cache is None else use_cache
+        with_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+
+        order, lengths = front_order(attention_mask, h)
+        if order is not None:
+            h = take(h, order)
+        if state is None:
+            state = self.initial_state(h.shape[0], h.dtype, h.device)
+        shifts, wkvs, channel_shifts = [], [], []
+        hidden_states = []
+        halvings = self.config.rescale_every if h.dtype == torch.float16 and not self.training else 0
+        for layer, (block, *layer_state) in enumerate(zip(self.blocks, *(s.unbind(1) for s in state), strict=True)):
+            hidden_states.append(h)
+            scale = 0.5 ** (layer // halvings) if halvings else 1.0
+            h, *layer_state = block(h, *layer_state, lengths, scale)
+            for collected, value in zip((shifts, wkvs, channel_shifts), layer_state, strict=True):
+                collected.append(value.to(state[0].device))
+            if halvings and (layer + 1) % halvings == 0:
+                h = h / 2
+        hidden_states.append(self.ln_out(h))
+
+        if order is not None:
+            back = torch.argsort(order, dim=1)
+            hidden_states = [take(x, back.to(x.device)) for x in hidden_states[-1 if not with_hidden else 0 :]]
+        output = RwkvOutput(
+            last_hidden_state=hidden_states[-1],
+            state=tuple(torch.stack(s, dim=1) for s in (shifts, wkvs, channel_shifts)) if use_cache else None,
+            hidden_states=tuple(hidden_states) if with_hidden else None,
+        )
+        return output.to_tuple() if return_dict is False else output
+
+
+def front_order(attention_mask: Tensor | None, h: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Return, for each row, the order (B, T) that puts real tokens first, and their number (B,); None without a mask."""
+    if attention_mask is None:
+        return None, None
+    if attention_mask.dim() != 2 or attention_mask.shape[0] != h.shape[0] or attention_mask.shape[1] < h.shape[1]:
+        raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}, expected {tuple(h.shape[:2])}")
+    real = (attention_mask[:, -h.shape[1] :] != 0).to(device=h.device, dtype=torch.int64)
+    return torch.argsort(real, dim=1, descending=True, stable=True), real.sum(dim=1)
+
+
+def take(x: Tensor, order: Tensor) -> Tensor:
+    """Reorder the tokens of each row: x is (B, T, D), order (B, T)."""
+    return x.gather(1, order[:, :, None].expand_as(x))
+
+
+class RwkvForCausalLM(RwkvPreTrainedModel, GenerationMixin):
+    """The model with its language-modeling head. A subclass sets ``model_class``."""
+
+    model_class: type[RwkvModel]
+    _tied_weights_keys = {"head.weight": "rwkv.embeddings.weight"}
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.rwkv = self.model_class(config)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.head
+
+    def set_output_embeddings(self, head: nn.Linear) -> None:
+        self.head = head
+
+    def _reorder_cache(self, state: State, beam_idx: Tensor) -> State:
+        """Let each beam continue from the state of the beam that it came from."""
+        return tuple(s.index_select(0, beam_idx.to(s.device)) for s in state)
+
+    @classmethod
+    def _expand_inputs_for_generation(cls, expand_size=1, is_encoder_decoder=False, input_ids=None, **kwargs):
+        """Repeat a state that the caller gave to ``generate`` as often as the prompt, for beams and several samples."""
+        input_ids, kwargs = GenerationMixin._expand_inputs_for_generation(
+            cls, expand_size, is_encoder_decoder, input_ids, **kwargs
+        )
+        if kwargs.get("state") is not None and expand_size > 1:
+            kwargs["state"] = tuple(s.repeat_interleave(expand_size, dim=0) for s in kwargs["state"])
+        return input_ids, kwargs
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        state: State | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> RwkvCausalLMOutput | tuple:
+        """Read T more tokens and predict the one after each. Arguments as in :meth:`RwkvModel.forward`, and:
+
+        Args:
+            labels: (B, T) int64, usually ``input_ids``; -100 is left out of the loss. The shift by one is done here.
+            logits_to_keep: compute the logits of the last so many positions only (0: all), or of these positions.
+        """
+        output = self.rwkv(
+            input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            state=state,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.head(output.last_hidden_state[:, keep])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        result = RwkvCausalLMOutput(loss=loss, logits=logits, state=output.state, hidden_states=output.hidden_states)
+        return result.to_tuple() if return_dict is False else result

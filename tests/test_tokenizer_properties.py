@@ -1,0 +1,203 @@
+"""Properties of the tokenizers' parts for any vocabulary, and of the tools that compare and show tokens."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers.errors import InputError
+from helpers.fast_tokenizer import build_fast_tokenizer, trie_regex
+from helpers.hub_code.tokenization_rwkv_world import BYTE_TO_CHAR, CHAR_TO_BYTE
+from helpers.token_view import (
+    MAX_TOKENS,
+    agreement_html,
+    bytes_of_tokens,
+    show_tokens,
+    token_label,
+    tokenizer_explorer,
+    tokens_html,
+    trie_figure,
+)
+from helpers.tokenizer_check import Mismatch, compare, fuzz_texts, load_cases, reference_tokenizer
+from helpers.trie import TrieTokenizer
+from helpers.vocab import read_vocab
+
+# Few letters, so that words share beginnings; and characters that mean something in a regex.
+letters = st.sampled_from(list("ab \n]^-\\[|?.&é中"))
+words = st.sets(st.text(letters, min_size=1, max_size=6), max_size=25)
+texts = st.text(letters, max_size=30)
+
+
+def longest_matches(vocabulary: set[str], text: str) -> list[str]:
+    """The definition, without a trie."""
+    pieces, start = [], 0
+    while start < len(text):
+        piece = max((word for word in vocabulary if text.startswith(word, start)), key=len)
+        pieces.append(piece)
+        start += len(piece)
+    return pieces
+
+
+@given(words, texts, st.integers(min_value=1, max_value=4))
+@settings(max_examples=300, deadline=None)
+def test_regex_finds_the_longest_words(vocabulary, text, max_alternatives):
+    vocabulary = vocabulary | set(text)
+    if vocabulary:
+        assert re.findall(trie_regex(vocabulary, max_alternatives), text) == longest_matches(vocabulary, text)
+
+
+@given(words, texts)
+@settings(max_examples=200, deadline=None)
+def test_trie_and_fast_tokenizer_agree_on_any_vocabulary(vocabulary, text):
+    tokens = {word.encode() for word in vocabulary} | {bytes([byte]) for byte in range(256)}
+    vocab = dict(enumerate(sorted(tokens), start=1))
+    ids = TrieTokenizer(vocab).encode(text)
+    assert build_fast_tokenizer(vocab).encode(text).ids == ids
+    assert TrieTokenizer(vocab).decode(ids) == text
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_trie_equals_the_reference_on_any_text(text):
+    ids = reference_tokenizer().encode(text)
+    assert TRIE.encode(text) == ids
+    assert TRIE.decode(ids) == text
+
+
+TRIE = TrieTokenizer(read_vocab())
+
+
+def test_regex_of_a_small_vocabulary():
+    assert trie_regex(["a", "ab", "abc", "b"]) == "(?:a(?:b(?:c)?)?|b)"
+    assert trie_regex(["ax", "bx", "c"]) == "(?:[ab]x|c)"  # equal continuations are merged
+    assert trie_regex(["a", "bx", "cy", "dz"], max_alternatives=2) == "(?:(?=[ab])(?:a|bx)|cy|dz)"
+
+
+def test_trie_names_a_byte_that_no_token_starts_with():
+    tokenizer = TrieTokenizer({1: b"ab", 2: b"a"})
+    assert tokenizer.encode("aab") == [2, 1]
+    with pytest.raises(ValueError, match="no token starts with byte 0x63, at byte 2"):
+        tokenizer.encode("abc")
+
+
+def test_fast_tokenizer_refuses_a_vocabulary_without_all_bytes():
+    with pytest.raises(InputError, match="lacks 255 of the 256 single bytes"):
+        build_fast_tokenizer({1: b"a", 2: b"ab"})
+
+
+def test_byte_alphabet_is_a_bijection_of_visible_characters():
+    assert sorted(BYTE_TO_CHAR) == list(range(256))
+    assert {char: byte for byte, char in BYTE_TO_CHAR.items()} == CHAR_TO_BYTE
+    assert all(char.isprintable() and not char.isspace() for char in CHAR_TO_BYTE)
+    assert BYTE_TO_CHAR[ord("a")] == "a"
+    assert BYTE_TO_CHAR[ord(" ")] == "Ġ"
+
+
+def test_fuzz_texts_are_different_repeatable_and_varied():
+    found = list(fuzz_texts(1000, seed=7))
+    assert found == list(fuzz_texts(1000, seed=7)) != list(fuzz_texts(1000, seed=8))
+    assert len(set(found)) == 1000
+    everything = "".join(found)
+    everything.encode()  # no lone surrogates
+    for part in ("<|endoftext|>", "\u200d", "\r\n", "    ", "\x00", "今天", "\ufffd", "مرحبا"):
+        assert part in everything
+    assert max(everything) > "\uffff"
+
+
+def test_compare_reports_the_texts_that_differ():
+    mismatches = compare(lambda text: [1, 2], lambda text: [1, 3] if text == "b" else [1, 2], ["a", "b"])
+    assert mismatches == [Mismatch("b", [1, 2], [1, 3])]
+    assert str(mismatches[0]) == "'b': ids differ at 1: expected [1, 2], got [1, 3]"
+    assert "ids differ at the end" in str(Mismatch("b", [1], [1, 2]))
+
+
+def test_cases_are_read_and_repeated(tmp_path):
+    path = tmp_path / "cases.jsonl"
+    path.write_text(
+        '{"name": "x", "text": "a\u2028b", "ids": [1]}\n{"name": "y", "text": "ab", "repeat": 3}\n', "utf-8"
+    )
+    first, second = load_cases(path)
+    assert (first.name, first.text, first.ids) == ("x", "a\u2028b", [1])
+    assert (second.text, second.ids) == ("ababab", None)
+
+
+@pytest.mark.parametrize("line", ["[]", "{", '{"name": "x"}', '{"name": "x", "text": 1.5}', ""])
+def test_bad_case_lines_are_refused_by_number(tmp_path, line):
+    path = tmp_path / "cases.jsonl"
+    path.write_text('{"name": "x", "text": "a"}\n' + line + '\n{"name": "x", "text": "a"}\n')
+    with pytest.raises(InputError, match="line 2: not a case"):
+        load_cases(path)
+
+
+def test_missing_cases_are_refused(tmp_path):
+    with pytest.raises(InputError, match="Cannot read the tokenizer cases"):
+        load_cases(tmp_path / "none.jsonl")
+
+
+# Views
+
+
+class Tokenizer:
+    """Bytes as ids, and id 0 as a special token: the little of a tokenizer that the views use."""
+
+    class Special:
+        content = "<|endoftext|>"
+
+    added_tokens_decoder = {0: Special}  # noqa: RUF012
+
+    def __call__(self, text, split_special_tokens=False):
+        data = list(text.encode()) if split_special_tokens else list(text.replace("<|endoftext|>", "\0").encode())
+        return {"input_ids": data}
+
+    def convert_ids_to_tokens(self, index):
+        return BYTE_TO_CHAR[index]
+
+
+def test_labels_show_what_cannot_be_seen():
+    assert token_label(b" a\n\t\r") == "␣a⏎⇥␍"
+    assert token_label(b"\xe4\xbd") == "\\xe4\\xbd"
+    assert token_label("\u200d你".encode()) == "\\u200d你"
+
+
+def test_html_is_escaped_and_complete():
+    page = tokens_html([7, 8], [b"<b>", b"&"])
+    assert "&lt;b&gt;" in page
+    assert "<b>" not in page
+    assert ">7<" in page
+    assert ">3c 62 3e<" in page
+
+
+def test_html_of_a_long_text_is_cut():
+    page = tokens_html(range(MAX_TOKENS + 5), [b"a"] * (MAX_TOKENS + 5))
+    assert "and 5 more tokens" in page
+    assert page.count("<td") == 3 * MAX_TOKENS
+
+
+def test_special_tokens_show_their_text():
+    assert bytes_of_tokens(Tokenizer(), [0, 97]) == [b"<|endoftext|>", b"a"]
+    assert "endoftext" in show_tokens("a<|endoftext|>", Tokenizer()).data
+
+
+def test_agreement_is_said_both_ways():
+    assert "✓ one, two agree</b>: 2 tokens, 1 characters, 2 bytes" in agreement_html(
+        "é", dict.fromkeys(("one", "two"), lambda text: [1, 2])
+    )
+    assert "✗" in agreement_html("é", {"one": lambda text: [1], "two": lambda text: [2]})
+
+
+def test_explorer_follows_the_text_and_the_choice():
+    widget = tokenizer_explorer(Tokenizer(), {"bytes": lambda text: list(text.encode())}, text="a")
+    assert ">97<" in widget.view.value
+    widget.text.value = "b<|endoftext|>"
+    assert ">98<" in widget.view.value
+    assert ">0<" not in widget.view.value
+    assert "14 tokens" in widget.status.value
+    widget.ordinary.value = False
+    assert ">0<" in widget.view.value
+    assert "run this cell" in repr(widget)  # what GitHub shows
+
+
+def test_trie_figure_draws_every_node():
+    figure = trie_figure(["a", "ab", "b"])
+    assert {text.get_text() for text in figure.axes[0].texts} >= {"a", "b"}
