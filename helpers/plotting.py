@@ -51,5 +51,3 @@ def show(figure: Figure, alt: str) -> None:
     figure.savefig(buffer, format="png")
     plt.close(figure)
     display(Image(buffer.getvalue(), format="png", alt=alt))
-
-

@@ -1,0 +1,225 @@
+"""Checkpoints and their conversion: complete directories, exact numbers, clear refusals, nothing half-made."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, RwkvForCausalLM
+
+from helpers import __main__ as cli
+from helpers import checkpoints, conversion, hub, synthetic
+from helpers.errors import InputError
+
+VERSIONS = ["4", "5.0", "5.1", "5.2"]
+
+
+@pytest.fixture
+def small(tmp_path):
+    """The path of a small RWKV-5.0 checkpoint."""
+    return synthetic.write_random_checkpoint(tmp_path / "small.pth", vocab_size=300)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_every_number_arrives(version, dtype, tmp_path):
+    path = synthetic.write_random_checkpoint(tmp_path / "model.pth", version, vocab_size=300, dtype=dtype)
+    converted = load_file(conversion.convert(path, tmp_path / "out", progress=False) / "model.safetensors")
+    original = checkpoints.load_checkpoint(path)
+    assert len(converted) == len(original)
+    for name, weight in original.items():
+        assert torch.equal(converted[conversion.hub_name(name)], weight), name
+        assert converted[conversion.hub_name(name)].dtype == dtype
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("head_size", [8, 32, 64])
+def test_sizes_are_inferred(version, head_size, tmp_path):
+    sizes = {"layers": 3, "hidden_size": 128, "head_size": head_size, "vocab_size": 77, "ffn_size": 96}
+    path = synthetic.write_random_checkpoint(tmp_path / "model.pth", version, **sizes)
+    info = checkpoints.describe_checkpoint(path)
+    assert info.version == version
+    assert (info.layers, info.hidden_size, info.vocab_size, info.ffn_size) == (3, 128, 77, 96)
+    assert info.heads == (1 if version == "4" else 128 // head_size)
+    assert info.parameters == sum(w.numel() for w in checkpoints.load_checkpoint(path).values())
+
+
+def test_shards_and_dtype(small, tmp_path):
+    whole = load_file(conversion.convert(small, tmp_path / "one", progress=False) / "model.safetensors")
+    out = conversion.convert(small, tmp_path / "many", torch.float32, max_shard_size="100KB", progress=False)
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"]) == set(whole)
+    files = {name: load_file(out / name) for name in set(index["weight_map"].values())}
+    assert len(files) > 2
+    for name, file in index["weight_map"].items():
+        assert torch.equal(files[file][name], whole[name].float())
+
+
+@pytest.mark.parametrize("version", ["4", "5.0"])
+def test_another_process_in_another_folder_loads_it(version, tmp_path):
+    path = synthetic.write_random_checkpoint(tmp_path / "model.pth", version, hidden_size=32, head_size=16)
+    out = conversion.convert(path, tmp_path / "out", progress=False)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    code = (
+        "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "folder, trust = sys.argv[1], sys.argv[2] == 'True'\n"
+        "tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)\n"
+        "model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust)\n"
+        "ids = tokenizer('Hello 你好', return_tensors='pt')\n"
+        "print(type(model).__name__, model.generate(**ids, max_new_tokens=3, eos_token_id=None).shape[1])\n"
+    )
+    command = [sys.executable, "-c", code, str(out), str(version != "4")]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    name, length = done.stdout.split()
+    assert name == ("RwkvForCausalLM" if version == "4" else "Rwkv5ForCausalLM")
+    assert int(length) == len(AutoTokenizer.from_pretrained(out, trust_remote_code=True)("Hello 你好").input_ids) + 3
+
+
+def test_native_rwkv4_equals_the_rwkv_package(tmp_path):
+    from helpers.oracle import load_oracle
+
+    path = synthetic.write_random_checkpoint(tmp_path / "model.pth", "4", vocab_size=300, dtype=torch.float32)
+    model = RwkvForCausalLM.from_pretrained(conversion.convert(path, tmp_path / "out", progress=False)).eval()
+    ids = list(range(1, 200))
+    expected, _ = load_oracle(path).forward(ids, None, full_output=True)
+    with torch.inference_mode():
+        assert (model(torch.tensor([ids])).logits[0] - expected).abs().max() <= 1e-4  # fp32 rounding
+
+
+def save(weights, path):
+    torch.save(weights, path)
+    return path
+
+
+class Payload:
+    """Unpickling this would create a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_unusable_files_are_refused(tmp_path, small):
+    weights = checkpoints.load_checkpoint(small)
+    whole = small.read_bytes()
+    (tmp_path / "truncated.pth").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.pth").write_bytes(b"")
+    (tmp_path / "text.pth").write_text("hello")
+    save_file(dict(weights), tmp_path / "model.safetensors")
+    save({"a": Payload(tmp_path / "executed")}, tmp_path / "evil.pth")
+    (tmp_path / "pickle.pth").write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
+    save({"model": {"x": 1}}, tmp_path / "nested.pth")
+    save({"transformer.wte.weight": torch.ones(3, 3)}, tmp_path / "gpt2.pth")
+    expected = {
+        "missing.pth": "There is no file",
+        ".": "is a directory",
+        "truncated.pth": "damaged",
+        "empty.pth": "damaged",
+        "text.pth": "not a PyTorch checkpoint",
+        "model.safetensors": "is a safetensors file",
+        "evil.pth": "could run code",
+        "pickle.pth": "not a PyTorch checkpoint|could run code",
+        "nested.pth": "does not hold tensors",
+        "gpt2.pth": "not an RWKV checkpoint",
+    }
+    for name, message in expected.items():
+        with pytest.raises(InputError, match=message):
+            conversion.convert(tmp_path / name, tmp_path / "out", progress=False)
+    assert not (tmp_path / "executed").exists()
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def without(name):
+    return lambda w: w.pop(name)
+
+
+def replaced(name, value):
+    return lambda w: w.__setitem__(name, value(w))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("blocks.1.ln2.bias"), "no tensor blocks.1.ln2.bias"),
+        (without("head.weight"), "no tensor head.weight"),
+        (replaced("extra.weight", lambda w: torch.ones(2)), "has a tensor extra.weight"),
+        (replaced("blocks.1.att.key.weight", lambda w: torch.ones(2, 2)), "blocks.1.att.key.weight has shape"),
+        (replaced("blocks.0.att.time_decay", lambda w: torch.ones(5)), "12 channels|cannot be split|has shape"),
+        (replaced("ln_out.bias", lambda w: torch.ones(64, dtype=torch.int64)), "expected floating-point"),
+        (replaced("ln_out.bias", lambda w: torch.full((64,), float("nan"))), "ln_out.bias has numbers that are not"),
+        (replaced("head.weight", lambda w: w["emb.weight"]), "share memory"),
+        (replaced("blocks.0.att.time_maa_x", lambda w: torch.ones(1)), "RWKV-6"),
+        (replaced("blocks.0.att.x_r", lambda w: torch.ones(1)), "RWKV-7"),
+    ],
+)
+def test_unusable_tensors_are_named(small, tmp_path, change, message):
+    weights = dict(checkpoints.load_checkpoint(small))
+    change(weights)
+    with pytest.raises(InputError, match=message):
+        conversion.convert(save(weights, tmp_path / "bad.pth"), tmp_path / "out", progress=False)
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def test_an_existing_directory_is_kept(small, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    conversion.convert(small, out, progress=False)  # an empty one may be used
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in out.iterdir())
+    with pytest.raises(InputError, match="already exists"):
+        conversion.convert(small, out, progress=False)
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in out.iterdir()) == before
+
+
+def test_what_a_killed_run_left_is_no_obstacle(small, tmp_path):
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "model.safetensors").write_bytes(b"half")
+    out = conversion.convert(small, tmp_path / "out", progress=False)
+    assert load_file(out / "model.safetensors")
+    assert not (tmp_path / ".out.partial").exists()
+
+
+def test_command_line(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["convert", "small.pth", "out"]) == 0
+    assert "config.json" in capsys.readouterr().out
+    assert cli.main(["inspect", "small.pth"]) == 0
+    assert "RWKV-5.0" in capsys.readouterr().out
+    assert cli.main(["convert", "small.pth", "out"]) == 2
+    assert capsys.readouterr().err.startswith("error: out already exists")
+    assert cli.main(["convert", "small.pth"]) == 2
+    assert cli.main(["convert", "--repo-id", "a/b", "out2"]) == 2
+    assert cli.main(["push", "out", "me/model", "--dry-run"]) == 0
+    assert "model.safetensors" in capsys.readouterr().out
+    assert cli.main(["push", ".", "me/model"]) == 2
+
+
+def test_no_network_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="Cannot reach the Hub for BlinkDL/nothing/a.pth"):
+        hub.download_checkpoint("BlinkDL/nothing", "a.pth")
+
+
+def test_bundled_checkpoint_is_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "BUILD", tmp_path / "build")
+    path = checkpoints.bundled_checkpoint()
+    assert checkpoints.describe_checkpoint(path).layers == 14
+    with open(path, "r+b") as file:  # damage the unpacked copy: it is unpacked again
+        file.write(b"????")
+    assert checkpoints.sha256(checkpoints.bundled_checkpoint()) == checkpoints.BUNDLED_SHA256["rwkv5-world-mini"]
+    monkeypatch.setattr(checkpoints, "DATA", tmp_path)
+    packed = tmp_path / "rwkv5-world-mini.pth.xz"
+    packed.write_bytes(b"not xz")
+    path.unlink()
+    with pytest.raises(InputError, match="Cannot unpack"):
+        checkpoints.bundled_checkpoint()
+    assert list(path.parent.iterdir()) == []

@@ -1,0 +1,237 @@
+"""The models: recurrent == chunked == the rwkv package; batches, padding, states, gradients and generation.
+
+Tolerances: fp64 comparisons of two orders of summation stay under 1e-10; fp32 logits of these models are of size 1 to 10,
+where 1e-4 is about a hundred roundings.
+"""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from helpers import conversion, oracle, parity, synthetic
+from helpers.hub_code import modeling_rwkv4 as rwkv4
+from helpers.hub_code import modeling_rwkv5 as rwkv5
+
+VERSIONS = {
+    "4": {"version": "4"},
+    "5.0": {"version": "5.0"},
+    "5.0-raw-bonus": {"version": "5.0", "bonus_name": "time_faaaa", "decay_shape": (2, 1)},
+    "5.1": {"version": "5.1", "head_size": 8},
+    "5.2": {"version": "5.2", "head_size": 64, "hidden_size": 128},
+}
+VOCAB = 500
+
+
+def ids_of(length: int, seed: int = 0, rows: int = 1) -> torch.Tensor:
+    return torch.randint(1, VOCAB, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def pair(request, tmp_path_factory):
+    """One checkpoint in fp32 of each version: in the rwkv package, and converted and loaded with our code."""
+    folder = tmp_path_factory.mktemp("models")
+    path = folder / "model.pth"
+    synthetic.write_random_checkpoint(path, vocab_size=VOCAB, dtype=torch.float32, **VERSIONS[request.param])
+    converted = conversion.convert(path, folder / "converted", progress=False)
+    model = AutoModelForCausalLM.from_pretrained(converted, trust_remote_code=True, dtype=torch.float32).eval()
+    return oracle.load_oracle(path), model
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 200])
+def test_prefill_equals_the_rwkv_package(pair, length):
+    result = parity.compare_prefill(*pair, ids_of(length)[0].tolist())
+    assert result.max_abs_logit_diff <= 1e-4
+    assert result.first_different_block() is None
+
+
+def test_decode_equals_the_rwkv_package(pair):
+    result = parity.compare_decode(*pair, ids_of(70)[0].tolist())
+    assert result.max_abs_logit_diff <= 1e-4
+    assert result.first_different_block() is None
+
+
+def test_a_changed_block_is_named(pair):
+    model = pair[1]
+    weight = model.rwkv.blocks[0].feed_forward.value.weight
+    original = weight.detach().clone()
+    with torch.no_grad():
+        weight.mul_(1.1)
+    result = parity.compare_prefill(*pair, ids_of(20)[0].tolist())
+    with torch.no_grad():
+        weight.copy_(original)
+    assert result.first_different_block() == 1  # the state of block 1 is the first to see the output of block 0
+
+
+@torch.inference_mode()
+def test_a_batch_equals_its_rows(pair):
+    model, ids = pair[1], ids_of(50, rows=3)
+    together = model(ids).logits
+    for row in range(3):
+        torch.testing.assert_close(together[row], model(ids[row : row + 1]).logits[0], atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("mask", [[0] * 7 + [1] * 30, [1] * 30 + [0] * 7, [1] * 10 + [0] * 7 + [1] * 20, [0] * 37])
+def test_padding_changes_nothing(pair, mask):
+    """Padded on the left, on the right, in the middle, and a row of padding only: logits and state are the text's."""
+    model, text, before = pair[1], ids_of(30), model_state(pair[1])
+    mask = torch.tensor([mask, [1] * 37])
+    ids = ids_of(37, seed=1, rows=2)
+    ids[0, mask[0] == 1] = text[0, : mask[0].sum()]
+    padded = model(ids, attention_mask=mask, state=before, use_cache=True)
+    if mask[0].any():
+        alone = model(text, state=tuple(s[:1] for s in before), use_cache=True)
+        torch.testing.assert_close(padded.logits[0, mask[0] == 1], alone.logits[0], atol=1e-5, rtol=1e-5)
+        expected = alone.state
+    else:
+        expected = tuple(s[:1] for s in before)
+    for ours, theirs in zip(padded.state, expected, strict=True):
+        torch.testing.assert_close(ours[:1], theirs, atol=1e-5, rtol=1e-5)
+
+
+def model_state(model):
+    """Return a state of a batch of two that is not empty."""
+    with torch.inference_mode():
+        return model(ids_of(11, seed=5, rows=2), use_cache=True).state
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("split", [1, 15, 16, 64, 99])
+def test_a_text_can_be_split_anywhere(pair, split):
+    model, ids = pair[1], ids_of(100)
+    whole = model(ids, use_cache=True)
+    first = model(ids[:, :split], use_cache=True)
+    kept = tuple(s.clone() for s in first.state)
+    second = model(ids[:, split:], state=first.state, use_cache=True)
+    torch.testing.assert_close(torch.cat([first.logits, second.logits], 1), whole.logits, atol=1e-4, rtol=1e-4)
+    assert all(torch.equal(a, b) for a, b in zip(kept, first.state, strict=True)), "the state was changed in place"
+
+
+@pytest.mark.parametrize("lengths", [None, [37, 5, 0]])
+@pytest.mark.parametrize("channels", [1, 8], ids=["decay a head", "decay a channel"])
+@pytest.mark.parametrize("strength", [-6.0, 0.0, 3.0], ids=["slow", "medium", "fast"])
+def test_wkv5_chunked_is_the_recurrence(lengths, channels, strength):
+    generator = torch.Generator().manual_seed(0)
+    batch, heads, tokens, size = 3, 2, 37, 8
+    r, k, v = torch.randn(3, batch, heads, tokens, size, generator=generator, dtype=torch.float64)
+    log_w = -torch.exp(strength + torch.randn(heads, channels, generator=generator, dtype=torch.float64))
+    u = torch.randn(heads, channels, generator=generator, dtype=torch.float64)
+    state = torch.randn(batch, heads, size, size, generator=generator, dtype=torch.float64)
+    lengths = lengths and torch.tensor(lengths)
+    y, after = rwkv5.wkv5_recurrent(r, k, v, log_w, u, state, lengths)
+    y2, after2 = rwkv5.wkv5_chunked(r, k, v, log_w, u, state, lengths)
+    rows = [(row, tokens if lengths is None else int(lengths[row])) for row in range(batch)]
+    for row, length in rows:
+        torch.testing.assert_close(y2[row, :, :length], y[row, :, :length], atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(after2, after, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("lengths", [None, [37, 5, 0]])
+@pytest.mark.parametrize("scale", [1.0, 100.0], ids=["usual keys", "huge keys"])
+def test_wkv4_chunked_is_the_recurrence(lengths, scale):
+    generator = torch.Generator().manual_seed(0)
+    k, v = torch.randn(2, 3, 37, 8, generator=generator, dtype=torch.float64)
+    w = -torch.exp(2 * torch.randn(8, generator=generator, dtype=torch.float64))
+    u = torch.randn(8, generator=generator, dtype=torch.float64)
+    state = torch.tensor([0.0, 0.0, rwkv4.EMPTY], dtype=torch.float64).view(1, 3, 1).expand(3, 3, 8)
+    lengths = lengths and torch.tensor(lengths)
+    y, after = rwkv4.wkv4_recurrent(scale * k, v, w, u, state, lengths)
+    y2, after2 = rwkv4.wkv4_chunked(scale * k, v, w, u, state, lengths)
+    for row in range(3):
+        length = 37 if lengths is None else int(lengths[row])
+        torch.testing.assert_close(y2[row, :length], y[row, :length], atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(after2, after, atol=1e-10, rtol=1e-10)
+
+
+def test_gradients_of_the_chunked_forms():
+    """Every input has the gradient of the function it enters, decay and bonus too: compared with finite differences."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+    for channels in (1, 3):
+        inputs = [normal(1, 2, 18, 3) for _ in "rkv"] + [normal(2, channels), normal(2, channels), normal(1, 2, 3, 3)]
+        assert torch.autograd.gradcheck(
+            lambda r, k, v, decay, u, s: rwkv5.wkv5_chunked(r, k, v, -torch.exp(decay), u, s), inputs
+        )
+    start = torch.tensor([0.0, 0.0, rwkv4.EMPTY], dtype=torch.float64).view(1, 3, 1).expand(1, 3, 3)
+    inputs = [normal(1, 18, 3), normal(1, 18, 3), normal(3), normal(3)]
+    assert torch.autograd.gradcheck(lambda k, v, w, u: rwkv4.wkv4_chunked(k, v, -torch.exp(w), u, start)[0], inputs)
+
+
+def test_every_parameter_learns(pair):
+    model = pair[1]
+    ids = ids_of(40, rows=2)
+    model(ids, labels=ids).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.any(), name
+    model.zero_grad()
+
+
+@pytest.mark.parametrize("options", [{"do_sample": False}, {"num_beams": 3}, {"do_sample": True, "top_p": 0.8}])
+def test_generation_does_not_depend_on_padding(pair, options):
+    model, ids = pair[1], ids_of(12)
+    padded = torch.cat([torch.zeros(1, 5, dtype=torch.int64), ids], dim=1)
+    mask = (torch.arange(17) >= 5).long()[None]
+    torch.manual_seed(0)
+    alone = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, eos_token_id=None, **options)
+    torch.manual_seed(0)
+    result = model.generate(padded, attention_mask=mask, max_new_tokens=8, eos_token_id=None, **options)
+    assert result[0, 5:].tolist() == alone[0].tolist()
+
+
+def test_greedy_generation_is_the_rwkv_package(pair):
+    reference, model = pair
+    ids = ids_of(12)[0].tolist()
+    logits, state = reference.forward(ids, None)
+    expected = []
+    for _ in range(10):
+        expected.append(int(logits.argmax()))
+        logits, state = reference.forward([expected[-1]], state)
+    generated = model.generate(torch.tensor([ids]), max_new_tokens=10, do_sample=False, eos_token_id=None)
+    assert generated[0, 12:].tolist() == expected
+
+
+def test_a_given_state_is_a_prompt_cache(pair):
+    model, ids = pair[1], ids_of(20)
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
+    whole = model.generate(ids, **options)
+    state = model(ids[:, :15], use_cache=True).state
+    for beams in (1, 2):
+        rest = model.generate(ids[:, 15:], state=state, num_beams=beams, **options)
+        expected = whole if beams == 1 else model.generate(ids, num_beams=beams, **options)
+        assert rest[0, 5:].tolist() == expected[0, 20:].tolist()
+
+
+def test_saving_after_a_forward_changes_nothing(pair, tmp_path):
+    model = pair[1]
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with torch.inference_mode():
+        logits = model(ids_of(9)).logits
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True, dtype=torch.float32).eval()
+    assert before.keys() == again.state_dict().keys()
+    assert all(torch.equal(before[name], weight) for name, weight in again.state_dict().items())
+    with torch.inference_mode():
+        assert torch.equal(again(ids_of(9)).logits, logits)
+
+
+def test_logits_to_keep(pair):
+    model, ids = pair[1], ids_of(20)
+    with torch.inference_mode():
+        every = model(ids).logits
+        torch.testing.assert_close(model(ids, logits_to_keep=1).logits, every[:, -1:])
+        torch.testing.assert_close(model(ids, logits_to_keep=torch.tensor([3, 7])).logits, every[:, [3, 7]])
+
+
+def test_wrong_calls_say_what_is_wrong(pair):
+    model = pair[1]
+    with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
+        model()
+    with pytest.raises(ValueError, match="no tokens"):
+        model(torch.zeros(1, 0, dtype=torch.int64))
+    with pytest.raises(ValueError, match="attention_mask has shape"):
+        model(ids_of(5), attention_mask=torch.ones(1, 3))
