@@ -62,9 +62,7 @@ def run_inspect(args: argparse.Namespace) -> int:
         "parameters": f"{info.parameters:,}",
         "layers": info.layers,
         "hidden size": info.hidden_size,
-        "attention": f"{info.heads} heads x {info.head_size}"
-        if info.version != "4"
-        else f"{info.attention_size} channels",
+        "attention": f"{info.heads} x {info.head_size} (heads x channels)",
         "ffn size": info.ffn_size,
         "vocabulary": info.vocab_size,
         "decay": f"time_decay {list(info.decay_shape)}",

@@ -24,7 +24,7 @@ from .hub_code.configuration_rwkv5 import Rwkv5Config
 from .model_card import model_card
 from .paths import HUB_CODE
 
-# .pth name -> Hugging Face name, applied in this order; the published RWKV/rwkv-*-world repositories use the right side.
+# .pth name -> Hugging Face name, in this order; the published RWKV/rwkv-*-world repositories use the right side
 RENAMES = (
     (r"^emb\.", "embeddings."),
     (r"^blocks\.0\.ln0\.", "blocks.0.pre_ln."),

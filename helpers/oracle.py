@@ -13,8 +13,8 @@ from .paths import BUILD
 def fp32_copy(path: str | Path, out_dir: Path = BUILD / "fp32") -> Path:
     """Return an fp32 copy of a checkpoint, made once.
 
-    The package normalizes the embedding with ln0 *in the file's dtype*. For a bf16 file that rounding alone moves logits
-    by up to 1e-2, so a comparison of mathematics has to start from an fp32 file. The values are the same.
+    The package normalizes the embedding with ln0 *in the file's dtype*. For a bf16 file that rounding alone moves
+    logits by up to 1e-2, so a comparison of mathematics has to start from an fp32 file. The values are the same.
     """
     weights = load_checkpoint(path)
     out = out_dir / f"{Path(path).stem}-{sha256(Path(path))[:12]}.pth"

@@ -153,7 +153,7 @@ def replaced(name, value):
         (without("head.weight"), "no tensor head.weight"),
         (replaced("extra.weight", lambda w: torch.ones(2)), "has a tensor extra.weight"),
         (replaced("blocks.1.att.key.weight", lambda w: torch.ones(2, 2)), "blocks.1.att.key.weight has shape"),
-        (replaced("blocks.0.att.time_decay", lambda w: torch.ones(5)), "12 channels|cannot be split|has shape"),
+        (replaced("blocks.0.att.time_decay", lambda w: torch.ones(5)), "cannot be split"),
         (replaced("ln_out.bias", lambda w: torch.ones(64, dtype=torch.int64)), "expected floating-point"),
         (replaced("ln_out.bias", lambda w: torch.full((64,), float("nan"))), "ln_out.bias has numbers that are not"),
         (replaced("head.weight", lambda w: w["emb.weight"]), "share memory"),
@@ -205,7 +205,7 @@ def test_command_line(small, tmp_path, capsys, monkeypatch):
 def test_no_network_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match="Cannot reach the Hub for BlinkDL/nothing/a.pth"):
+    with pytest.raises(InputError, match=r"Cannot reach the Hub for BlinkDL/nothing/a\.pth"):
         hub.download_checkpoint("BlinkDL/nothing", "a.pth")
 
 

@@ -1,7 +1,7 @@
 """The models: recurrent == chunked == the rwkv package; batches, padding, states, gradients and generation.
 
-Tolerances: fp64 comparisons of two orders of summation stay under 1e-10; fp32 logits of these models are of size 1 to 10,
-where 1e-4 is about a hundred roundings.
+Tolerances: fp64 comparisons of two orders of summation stay under 1e-10; fp32 logits of these models are of size 1 to
+10, where 1e-4 is about a hundred roundings.
 """
 
 import pytest

@@ -19,7 +19,7 @@ class Rwkv5Config(PreTrainedConfig):
         version: ``"5.0"``, ``"5.1"`` or ``"5.2"``.
         attention_hidden_size: width A of time-mix, heads x head size; ``hidden_size`` by default.
         intermediate_size: width of channel-mix; by default 4 D for 5.0 and ``int(3.5 D) // 32 * 32`` later.
-        bonus_name: ``"time_first"`` if the checkpoint stores the logarithm of the bonus u, ``"time_faaaa"`` for u itself.
+        bonus_name: ``"time_first"`` if the checkpoint stores the logarithm of the bonus u, ``"time_faaaa"`` if u.
         decay_shape, bonus_shape: shapes of these tensors in the checkpoint, ``[H]``, ``[H, 1]`` or ``[H, N]``, kept so
             that a converted model can be written back unchanged.
         has_time_state: the checkpoint carries a trained initial state, ``time_state``.

@@ -95,7 +95,7 @@ def wkv4_chunked(
 
 
 def _normalized(log_weights: Tensor, dim: int = 2) -> tuple[Tensor, Tensor]:
-    """Return e^(log_weights - top) and top, the maximum along ``dim``; top cancels out, so no gradient flows through it."""
+    """Return e^(log_weights - top) and top, the maximum along ``dim``; it cancels out, so it needs no gradient."""
     top = log_weights.amax(dim, keepdim=True).detach()
     return torch.exp(log_weights - top), top
 

@@ -5,8 +5,8 @@ For one head, with row vectors r_t, k_t, v_t of N channels and a state S of N x 
     y_t = r_t (diag(u) k_t^T v_t + S_{t-1})        read: the state, and the current token with its bonus u
     S_t = diag(w) S_{t-1} + k_t^T v_t              write: forget by the decay w, then add the current token
 
-with ``w = exp(-exp(time_decay))``. In 5.0 and 5.1, w and u are one number a head; in 5.2, one a channel. The decay never
-depends on the text, which makes the chunked form below possible.
+with ``w = exp(-exp(time_decay))``. In 5.0 and 5.1, w and u are one number a head; in 5.2, one a channel. The decay
+never depends on the text, which makes the chunked form below possible.
 """
 
 import torch
@@ -77,12 +77,10 @@ def wkv5_chunked(
             scores = (rc[:, :, :, None] * kc[:, :, None] * mask[:, :count, :count]).sum(-1)
         outputs.append(scores @ vc + (rc * torch.exp(log_w * step)) @ state)
 
-        if lengths is not None:  # a row may end in this chunk: then its state stops there
-            count = (lengths - start).clamp(0, count).view(-1, 1, 1, 1)
-            kc = kc * (step < count)
-            step = torch.minimum(step, count - 1).clamp(min=0)
-        kept = torch.exp(log_w * count).mT if lengths is None else torch.exp(log_w[None] * count).mT
-        state = kept * state + (kc * torch.exp(log_w * (count - 1 - step).clamp(min=0))).mT @ vc
+        real = torch.full_like(step[0], count) if lengths is None else (lengths - start).clamp(0, count)
+        real = real.view(-1, 1, 1, 1)  # tokens of this chunk that each row has, the rest is padding
+        kc = kc * torch.exp(log_w * (real - 1 - step).clamp(min=0)) * (step < real)
+        state = torch.exp(log_w * real).mT * state + kc.mT @ vc
     return torch.cat(outputs, dim=2), state
 
 

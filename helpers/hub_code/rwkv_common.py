@@ -2,7 +2,7 @@
 
 The mathematics that makes a version that version, its time-mix, is in ``modeling_rwkv4.py`` and ``modeling_rwkv5.py``.
 
-The state of a model is a tuple of three tensors, with the batch first, that has the same size after 1 or 100,000 tokens::
+The state of a model is a tuple of three tensors, batch first, of the same size after 1 or 100,000 tokens::
 
     time_shift     (B, L, D)     the input of each time-mix at the last token
     wkv            (B, L, ...)   what each time-mix remembers, fp32; its shape depends on the version
@@ -11,8 +11,8 @@ The state of a model is a tuple of three tensors, with the batch first, that has
 Nothing is changed in place: a state can be kept and continued from many times.
 
 Padding: where ``attention_mask`` is 0, a token is as if it were not there. Real tokens are moved to the front of each
-row, every module is told how many there are (``lengths``), and the hidden states are moved back at the end. So padding on
-the left, on the right or in the middle gives the logits and the state of the unpadded text.
+row, every module is told how many there are (``lengths``), and the hidden states are moved back at the end. So padding
+on the left, on the right or in the middle gives the logits and the state of the unpadded text.
 """
 
 from dataclasses import dataclass
@@ -234,7 +234,7 @@ class RwkvModel(RwkvPreTrainedModel):
 
 
 def front_order(attention_mask: Tensor | None, h: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Return, for each row, the order (B, T) that puts real tokens first, and their number (B,); None without a mask."""
+    """Return for each row the order (B, T) that puts real tokens first, and their number (B,); None without a mask."""
     if attention_mask is None:
         return None, None
     if attention_mask.dim() != 2 or attention_mask.shape[0] != h.shape[0] or attention_mask.shape[1] < h.shape[1]:

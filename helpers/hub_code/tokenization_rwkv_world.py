@@ -34,8 +34,8 @@ class RwkvWorldTokenizer(PreTrainedTokenizer):
         ValueError: the vocabulary lacks a single byte, so that some texts could not be encoded.
     """
 
-    vocab_files_names = {"vocab_file": "vocab.json"}  # noqa: RUF012 (a plain dict, as in transformers)
-    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
+    vocab_files_names = {"vocab_file": "vocab.json"}
+    model_input_names = ["input_ids", "attention_mask"]
     padding_side = "left"  # a recurrent model must end on the last token of the prompt, not on padding
 
     def __init__(
