@@ -1,0 +1,136 @@
+"""The notebooks: their form, a fresh run of each, and their committed outputs against it."""
+
+import functools
+import tempfile
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from helpers import __main__ as cli
+from helpers import notebook_check, series
+from helpers.errors import InputError
+
+NOTEBOOKS = series.find_notebooks()
+REQUIRED = {
+    "01": {"vocab.tokens": 65529, "vocab.lost_by_ignore": 485, "vocab.roundtrip_identical": True},
+    "02": {"tokenizer.slow_mismatches": 0, "tokenizer.fast_mismatches": 0},
+}
+
+
+@functools.cache
+def fresh(notebook: Path):
+    with tempfile.TemporaryDirectory() as folder:
+        return series.execute(notebook, Path(folder) / notebook.name)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_form(notebook):
+    assert notebook_check.check_template(notebook) == []
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_committed_outputs_are_those_of_a_fresh_run(notebook):
+    committed = nbformat.read(notebook, as_version=4)
+    assert notebook_check.compare_outputs(committed, fresh(notebook)) == []
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_recorded_numbers(notebook):
+    metrics = series.read_metrics(fresh(notebook))
+    assert metrics, "the notebook records nothing"
+    for name, value in REQUIRED.get(notebook.name[:2], {}).items():
+        assert metrics[name] == value, name
+    if notebook.name.startswith("02"):
+        assert metrics["tokenizer.cases"] >= 100_000
+
+
+def good_notebook() -> nbformat.NotebookNode:
+    text = "# Title\n" + " ".join(notebook_check.MARKERS)
+    code = nbformat.v4.new_code_cell("x = 1", execution_count=1, metadata={"tags": ["parameters"]}, id="parameters")
+    output = nbformat.v4.new_output("stream", text="loss 1.0000 after 1,000 tokens")
+    printing = nbformat.v4.new_code_cell("print(x)", execution_count=2, outputs=[output], id="print")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text, id="title"), code, printing])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
+    return notebook
+
+
+def with_figure(alt):
+    return nbformat.v4.new_output("display_data", {"image/png": "AA=="}, metadata={"image/png": {"alt": alt}})
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda nb: nb.cells[1].metadata.clear(), "tagged parameters"),
+        (lambda nb: nb.metadata.clear(), "not python3"),
+        (lambda nb: nb.metadata.update(widgets={}), "widget state"),
+        (lambda nb: nb.cells[2].update(execution_count=5), "top to bottom"),
+        (lambda nb: nb.cells[0].update(source="Title"), "begin with a title"),
+        (lambda nb: nb.cells[0].update(source="# Title"), "no 'Pitfall'"),
+        (lambda nb: nb.cells[2].update(source="open('/home/me/x')"), "machine's path"),
+        (lambda nb: nb.cells[2].outputs[0].update(text="/root/x"), "machine's path"),
+        (lambda nb: nb.cells[2].update(source="x\n" * 31), "more than 30 lines"),
+        (lambda nb: nb.cells[2].outputs.append(nbformat.v4.new_output("error", ename="E")), "ends in E"),
+        (lambda nb: nb.cells[2].outputs.append(with_figure("")), "without alt text"),
+    ],
+)
+def test_defects_of_form_are_found(change, problem, tmp_path):
+    notebook = good_notebook()
+    path = tmp_path / "a.ipynb"
+    nbformat.write(notebook, path)
+    assert notebook_check.check_template(path) == []
+    change(notebook)
+    nbformat.write(notebook, path)
+    assert any(problem in found for found in notebook_check.check_template(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("loss 1.0001 after 1,000 tokens", True),
+        ("loss 1.1000 after 1,000 tokens", False),
+        ("loss 1.0000 after 2,000 tokens", False),
+        ("gain 1.0000 after 1,000 tokens", False),
+        ("", False),
+    ],
+)
+def test_outputs_are_compared(text, same):
+    committed, other = good_notebook(), good_notebook()
+    other.cells[2].outputs[0].text = text
+    assert (notebook_check.compare_outputs(committed, other) == []) == same
+    committed.cells[2].metadata.tags = ["volatile"]
+    assert notebook_check.compare_outputs(committed, other) == []
+
+
+def write_series(folder: Path, *sources: str) -> None:
+    for number, source in enumerate(sources):
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source, id="only")])
+        notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(notebook, folder / f"0{number}_step.ipynb")
+
+
+def test_a_series_runs_from_any_directory(tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    write_series(tmp_path, "from helpers.notebook import record\nrecord(a__b=3)", "import sys; print(sys.executable)")
+    monkeypatch.chdir(elsewhere)
+    summary = series.run_series(out_dir=tmp_path / "build" / "notebooks", folder=tmp_path)
+    assert summary["a.b"] == 3
+    assert set(summary["seconds"]) == {"00_step", "01_step"}
+    assert (tmp_path / "build" / "summary.json").is_file()
+    assert "a.b" in series.table(summary)
+    names = sorted(path.name for path in (tmp_path / "build" / "notebooks").iterdir())
+    assert names == ["00_step.html", "00_step.ipynb", "01_step.html", "01_step.ipynb"]
+
+
+def test_a_failing_cell_is_named(tmp_path):
+    write_series(tmp_path, "1 / 0")
+    with pytest.raises(InputError, match=r"00_step\.ipynb, cell In \[1\]: ZeroDivisionError: division by zero"):
+        series.run_series(out_dir=tmp_path / "out", folder=tmp_path)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["00_step.failed.ipynb"]
+
+
+def test_unknown_notebook(capsys):
+    assert cli.main(["tutorial", "99"]) == 2
+    assert "begins with '99'" in capsys.readouterr().err
