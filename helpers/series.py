@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
@@ -97,6 +98,31 @@ def run_series(names: list[str] | None = None, out_dir: Path = BUILD / "notebook
     return summary
 
 
+def committed_form(executed: NotebookNode) -> NotebookNode:
+    """Return an executed notebook as it is committed: outputs, but no times, no progress bars, no widget state."""
+    notebook = nbformat.from_dict(executed)
+    notebook.metadata = {name: notebook.metadata[name] for name in ("kernelspec",) if name in notebook.metadata}
+    notebook.metadata["language_info"] = {"name": "python"}
+    for cell in notebook.cells:
+        cell.metadata = {"tags": cell.metadata.tags} if cell.metadata.get("tags") else {}
+        if cell.cell_type == "code":
+            cell.outputs = merge_streams(
+                output for output in cell.outputs if output.output_type != "stream" or output.name == "stdout"
+            )
+    return notebook
+
+
+def merge_streams(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
+    """Join text that was printed in one go but arrived in pieces."""
+    merged: list[NotebookNode] = []
+    for output in outputs:
+        if merged and output.output_type == merged[-1].output_type == "stream":
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    return merged
+
+
 def table(summary: dict) -> str:
     """Return the summary as two columns of text."""
     rows = {name: value for name, value in summary.items() if name != "seconds"}
@@ -108,10 +134,15 @@ def table(summary: dict) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NOTEBOOK", help="for example 02 05; by default all")
+    parser.add_argument("--save", action="store_true", help="for maintainers: store the outputs in notebooks/")
 
 
 def main(args: argparse.Namespace) -> int:
     summary = run_series(args.names)
+    if args.save:
+        for notebook in find_notebooks(args.names):
+            executed = nbformat.read(BUILD / "notebooks" / notebook.name, as_version=4)
+            write_aside(notebook, nbformat.writes(committed_form(executed)) + "\n")
     print(f"\n{table(summary)}\n")
     print(f"Executed notebooks, as .ipynb and .html: {BUILD / 'notebooks'}")
     print(f"All numbers: {BUILD / 'summary.json'}")
