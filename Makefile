@@ -4,11 +4,12 @@ VENV := .venv/bin/python
 
 .PHONY: tutorial test lint lab clean
 
+# Run the notebooks, show progress, print a table of results.
 tutorial: .venv/installed
 	$(VENV) -m helpers tutorial
 
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(VENV) -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: .venv/installed
 	$(VENV) -m ruff check . && $(VENV) -m ruff format --check .
@@ -21,6 +22,7 @@ clean:
 
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed, this is ' + sys.version.split()[0] + ': run make PYTHON=python3.11')"
+	@echo "Installing the pinned packages into .venv, a few minutes the first time ..."
 	$(PYTHON) -m venv .venv
 	$(VENV) -m pip install --quiet --requirement requirements.txt
 	$(VENV) -c "import pathlib; pathlib.Path('$@').touch()"
