@@ -4,13 +4,15 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import nbformat
 import papermill
+from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
@@ -52,11 +54,20 @@ def execute(notebook: Path, out: Path, parameters: dict | None = None) -> Notebo
     partial = out.with_suffix(".failed.ipynb")
     try:
         executed = papermill.execute_notebook(
-            notebook, partial, parameters, kernel_name="python3", cwd=str(notebook.parent), progress_bar=True
+            notebook,
+            partial,
+            parameters,
+            kernel_name="python3",
+            cwd=str(notebook.parent),
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # without a warning about TCP on this machine
         )
     except PapermillExecutionError as error:
         raise InputError(
             f"{notebook.name}, cell In [{error.exec_count}]: {error.ename}: {error.evalue}; see {shown(partial)}."
+        ) from None
+    except DeadKernelError:
+        raise InputError(
+            f"{notebook.name}: the kernel died, perhaps for want of memory; see {shown(partial)}."
         ) from None
     partial.replace(out)
     return executed
@@ -90,12 +101,17 @@ def run_series(names: list[str] | None = None, out_dir: Path = BUILD / "notebook
         print(f"[{number}/{len(notebooks)}] {notebook.name}", flush=True)
         start = time.monotonic()
         executed = execute(notebook, out_dir / notebook.name)
-        html, _ = HTMLExporter(template_name="lab").from_notebook_node(nbformat.from_dict(executed))
-        write_aside(out_dir / f"{notebook.stem}.html", html)
+        write_aside(out_dir / f"{notebook.stem}.html", as_html(executed))
         summary |= read_metrics(executed)
         summary["seconds"][notebook.stem] = round(time.monotonic() - start, 1)
         write_aside(out_dir.parent / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def as_html(executed: NotebookNode) -> str:
+    """Return an executed notebook as a page, whose links to other notebooks lead to their pages."""
+    html, _ = HTMLExporter(template_name="lab").from_notebook_node(nbformat.from_dict(executed))
+    return re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="\1.html"', html)
 
 
 def committed_form(executed: NotebookNode) -> NotebookNode:
@@ -124,12 +140,17 @@ def merge_streams(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
 
 
 def table(summary: dict) -> str:
-    """Return the summary as two columns of text."""
-    rows = {name: value for name, value in summary.items() if name != "seconds"}
-    rows |= {f"seconds, {name}": value for name, value in summary["seconds"].items()}
-    width = max(map(len, rows))
-    return "\n".join(f"{name:<{width}}  {value:.6g}" if isinstance(value, float) else f"{name:<{width}}  {value}"
-                     for name, value in rows.items())  # fmt: skip
+    """Return the summary as two columns of text, and the seconds of each notebook below."""
+    metrics = {name: value for name, value in summary.items() if name != "seconds"}
+    seconds = {f"{name}, seconds": value for name, value in summary["seconds"].items()}
+    width = max(map(len, metrics | seconds), default=0)
+    rule = "-" * (width + 14)
+    return "\n".join([rule, *two_columns(metrics, width), rule, *two_columns(seconds, width), rule])
+
+
+def two_columns(values: dict, width: int) -> Iterator[str]:
+    for name, value in values.items():
+        yield f"{name:<{width}}  {value:.6g}" if isinstance(value, float) else f"{name:<{width}}  {value}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -144,6 +165,7 @@ def main(args: argparse.Namespace) -> int:
             executed = nbformat.read(BUILD / "notebooks" / notebook.name, as_version=4)
             write_aside(notebook, nbformat.writes(committed_form(executed)) + "\n")
     print(f"\n{table(summary)}\n")
-    print(f"Executed notebooks, as .ipynb and .html: {BUILD / 'notebooks'}")
-    print(f"All numbers: {BUILD / 'summary.json'}")
+    first = find_notebooks(args.names)[0].stem
+    print(f"Read the executed notebooks in a browser, beginning with {BUILD / 'notebooks' / first}.html")
+    print(f"All numbers: {BUILD / 'summary.json'}. Run them yourself in JupyterLab: make lab")
     return 0
