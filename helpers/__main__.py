@@ -35,7 +35,7 @@ def run_convert(args: argparse.Namespace) -> int:
 
 def source_and_target(args: argparse.Namespace) -> tuple[Path, Path]:
     """Return checkpoint and output directory of ``convert``, downloading the checkpoint if it is on the Hub."""
-    from .conversion import refuse_existing
+    from .atomic import refuse_existing
     from .hub import download_checkpoint
 
     if bool(args.repo_id) != bool(args.checkpoint_file):

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import shutil
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from torch import Tensor
 from .errors import InputError
 from .paths import BUILD, DATA, shown
 
+ZIP = b"PK\x03\x04"  # how a file by torch.save begins
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"  # the same before PyTorch 1.6
+DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 BUNDLED_SHA256 = {"rwkv5-world-mini": "97e6c62093814f7906b4083137f40359d4eaea847eb84ddf89fa5df2c7be2b28"}
 
 
@@ -61,27 +65,64 @@ def load_checkpoint(path: str | Path) -> dict[str, Tensor]:
         InputError: the file is missing, a directory, damaged, in another format, or holds anything but named tensors.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"There is no file {path}; give the path of BlinkDL's .pth file.")
-    if path.is_dir():
-        raise InputError(f"{path} is a directory; give the path of the .pth file itself.")
-    with open(path, "rb") as file:
-        start = file.read(16)
+    start = first_bytes(path)
+    damaged = InputError(f"{path} is not a PyTorch checkpoint, or is damaged; download it again.")
     if start[8:9] == b"{":
         raise InputError(f"{path} is a safetensors file; give BlinkDL's .pth file, the input of a conversion.")
-    zipped = start[:2] == b"PK"  # older files are plain pickles, which cannot be memory-mapped
+    if start.startswith(b"version https://"):
+        raise InputError(f"{path} is a Git LFS pointer, not the file that it stands for; run git lfs pull.")
+    if not start.startswith((ZIP, LEGACY, b"\x80")):  # \x80 starts a pickle, which torch.load explains below
+        raise damaged
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings(action="ignore"):  # about pickle protocols and TorchScript: refused below
+            # files from before PyTorch 1.6 are plain pickles, which cannot be memory-mapped
+            weights = torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(ZIP))
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower() or "Unsupported" in str(error):
             raise InputError(f"{path} holds Python objects other than tensors, and loading them could run code; "
                              "get the original checkpoint.") from None  # fmt: skip
-        raise InputError(f"{path} is not a PyTorch checkpoint, or is damaged; download it again.") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError):
-        raise InputError(f"{path} is not a PyTorch checkpoint, or is damaged; download it again.") from None
-    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()) or not weights:
-        raise InputError(f"{path} does not hold tensors by name; give a checkpoint in BlinkDL's format.")
+        raise damaged from None
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError, MemoryError):
+        raise damaged from None
+    check_named_tensors(weights, path)
     return weights
+
+
+def first_bytes(path: Path) -> bytes:
+    """Return the beginning of a file, from which its format can be told.
+
+    Raises:
+        InputError: there is no such file, or it cannot be read.
+    """
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a directory; give the path of the .pth file itself.")
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is not a regular file; give the path of a .pth file.")
+        with open(path, "rb") as file:
+            return file.read(32)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"There is no file {path}; give the path of BlinkDL's .pth file.") from None
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror}; give a .pth file that can be read.") from None
+
+
+def check_named_tensors(weights: object, path: Path) -> None:
+    """Raise InputError unless ``weights`` maps names to ordinary tensors, saying where else the tensors may be."""
+    if not isinstance(weights, dict) or not weights:
+        raise InputError(f"{path} does not hold tensors by name; give a checkpoint in BlinkDL's format.")
+    for name, value in weights.items():
+        if isinstance(value, dict) and any(isinstance(tensor, Tensor) for tensor in value.values()):
+            raise InputError(
+                f"{path} does not hold tensors by name: it is a whole training state, with the tensors under {name!r}; "
+                f"save only those, with torch.save(torch.load(FILE, weights_only=True)[{name!r}], NEW_FILE)."
+            )
+    for name, value in weights.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            pair = f"{name!r}: {type(value).__name__}"
+            raise InputError(f"{path} does not hold tensors by name, but {pair}; save only the model's state_dict.")
+        if value.layout != torch.strided or value.device.type != "cpu" or value.numel() == 0:
+            raise InputError(f"{path}: {name} is a sparse, empty or missing tensor; get the original checkpoint.")
 
 
 @dataclass(frozen=True)
@@ -132,7 +173,7 @@ def describe(weights: dict[str, Tensor], source: str = "the checkpoint") -> Chec
     bonus = weights.get(f"blocks.0.att.{bonus_name}", decay)
     info = CheckpointInfo(
         version=version,
-        layers=1 + max(int(name.split(".")[1]) for name in weights if re.match(r"blocks\.\d+\.", name)),
+        layers=len({name.split(".")[1] for name in weights if re.match(r"blocks\.\d+\.", name)}),
         hidden_size=weights["emb.weight"].shape[1],
         attention_size=key.shape[0],
         heads=1 if version == "4" else decay.shape[0],
@@ -158,13 +199,20 @@ def refuse_other_models(weights: dict[str, Tensor], source: str) -> None:
         raise InputError(f"{source} is an RWKV-6 checkpoint; this converter knows RWKV-4 and RWKV-5.")
     needed = ("emb.weight", "blocks.0.att.key.weight", "blocks.0.ffn.key.weight", "blocks.0.att.time_decay")
     missing = [name for name in needed if name not in weights]
+    if "rwkv.embeddings.weight" in weights:
+        raise InputError(f"{source} has the names of a converted model already; give its directory to refresh.")
+    prefixed = next((name for name in weights if name.endswith(".emb.weight")), None)
+    if missing and prefixed:
+        prefix = prefixed.removesuffix("emb.weight")
+        raise InputError(f"{source}: its names begin with {prefix!r}; save it again without that prefix.")
     if missing:
         raise InputError(
             f"{source} is not an RWKV checkpoint in BlinkDL's format: it has no {missing[0]}, "
             f"but for example {next(iter(weights))}; give the .pth file that BlinkDL or RWKV-LM wrote."
         )
-    if any(weights[name].dim() != 2 for name in needed[:3]):
-        raise InputError(f"{source}: emb.weight and the key weights must have two dimensions; get the original file.")
+    for name, dimensions in zip(needed, (2, 2, 2, 1), strict=True):
+        if weights[name].dim() < dimensions:
+            raise InputError(f"{source}: {name} has too few dimensions ({weights[name].dim()}); get the original file.")
 
 
 def expected_shapes(info: CheckpointInfo) -> dict[str, tuple[int, ...]]:
@@ -208,8 +256,10 @@ def check_shapes(weights: dict[str, Tensor], info: CheckpointInfo, source: str) 
             raise InputError(f"{source} has no tensor {name}; an RWKV-{info.version} checkpoint needs it.")
         if tuple(weights[name].shape) != shape:
             raise InputError(f"{source}: {name} has shape {tuple(weights[name].shape)}, expected {shape}.")
-        if not weights[name].is_floating_point():
-            raise InputError(f"{source}: {name} is {weights[name].dtype}, expected floating-point numbers.")
+        if weights[name].dtype not in DTYPES:
+            raise InputError(
+                f"{source}: {name} is {weights[name].dtype}, expected floating-point numbers of 16, 32 or 64 bits."
+            )
     unexpected = [name for name in weights if name not in expected]
     if unexpected:
         raise InputError(f"{source} has a tensor {unexpected[0]}, which RWKV-{info.version} does not know.")

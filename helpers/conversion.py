@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedConfig, RwkvConfig
 
 from . import fast_tokenizer
+from .atomic import new_directory, refuse_existing
 from .checkpoints import CheckpointInfo, describe, load_checkpoint
 from .errors import InputError
 from .hub_code.configuration_rwkv5 import Rwkv5Config
@@ -35,7 +36,7 @@ RENAMES = (
     (r"\.time_mix_r$", ".time_mix_receptance"),
     (r"\.time_mix_g$", ".time_mix_gate"),
 )
-SAFETENSORS_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+SAFETENSORS_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 PIECE = 1 << 24  # numbers that are checked, cast and written at once
 
 
@@ -115,37 +116,18 @@ def convert(
     info = describe(weights, str(checkpoint))
     refuse_shared_memory(weights, checkpoint)
     shards = plan_shards(weights, dtype, parse_size(max_shard_size))
-
-    partial = out_dir.resolve().with_name(f".{out_dir.resolve().name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    try:
-        partial.mkdir(parents=True)
+    with new_directory(out_dir) as folder:
         with tqdm(total=total_bytes(weights, dtype), unit="B", unit_scale=True, disable=not progress) as bar:
             bar.set_description("weights")
-            write_shards(weights, shards, partial, dtype, bar, checkpoint)
+            write_shards(weights, shards, folder, dtype, bar, checkpoint)
         config = model_config(info, dtype or info.main_dtype)
-        config.save_pretrained(partial)
-        GenerationConfig(bos_token_id=0, eos_token_id=0, pad_token_id=0).save_pretrained(partial)
-        fast_tokenizer.save_tokenizers(partial)
+        config.save_pretrained(folder)
+        GenerationConfig(bos_token_id=0, eos_token_id=0, pad_token_id=0).save_pretrained(folder)
+        fast_tokenizer.save_tokenizers(folder)
         for file in code_files(info.version):
-            shutil.copy(file, partial)
-        (partial / "README.md").write_text(model_card(info, checkpoint.name), encoding="utf-8")
-        if out_dir.exists():
-            out_dir.rmdir()  # empty, see above
-        partial.replace(out_dir)
-    except OSError as error:
-        raise InputError(f"Cannot write {out_dir}: {error.strerror}; nothing was left there.") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            shutil.copy(file, folder)
+        (folder / "README.md").write_text(model_card(info, checkpoint.name), encoding="utf-8")
     return out_dir
-
-
-def refuse_existing(out_dir: Path) -> None:
-    """Raise InputError unless ``out_dir`` can be made anew."""
-    if out_dir.is_dir() and not any(out_dir.iterdir()):
-        return
-    if out_dir.exists() or out_dir.is_symlink():
-        raise InputError(f"{out_dir} already exists; give a new directory, or remove that one first.")
 
 
 def refuse_shared_memory(weights: dict[str, Tensor], checkpoint: Path) -> None:
@@ -159,10 +141,10 @@ def refuse_shared_memory(weights: dict[str, Tensor], checkpoint: Path) -> None:
 
 def parse_size(text: str) -> int:
     """Return the number of bytes of a size such as ``5GB``, ``200MB`` or ``1000``."""
-    match = re.fullmatch(r"(\d+)\s*([KMG]?)B?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"(\d+)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
     if not match or int(match[1]) == 0:
         raise InputError(f"The shard size {text!r} is not a size; write for example 5GB or 200MB.")
-    return int(match[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[match[2].upper()]
+    return int(match[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[match[2].upper()]
 
 
 def size_of(weight: Tensor, dtype: torch.dtype | None) -> int:
@@ -231,7 +213,10 @@ def write_safetensors(
             for piece in pieces(weight):
                 if not torch.isfinite(piece).all():
                     raise InputError(f"{checkpoint}: {name} has numbers that are not finite; get an intact checkpoint.")
-                data = piece.to(dtype or weight.dtype).view(torch.uint8).numpy()
+                data = piece.to(dtype or weight.dtype)
+                if dtype and not torch.isfinite(data).all():
+                    raise InputError(f"{checkpoint}: {name} has numbers too large for {dtype}; choose another --dtype.")
+                data = data.view(torch.uint8).numpy()
                 file.write(memoryview(data))
                 bar.update(data.nbytes)
         file.flush()

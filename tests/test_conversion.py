@@ -117,8 +117,15 @@ def test_unusable_files_are_refused(tmp_path, small):
     save_file(dict(weights), tmp_path / "model.safetensors")
     save({"a": Payload(tmp_path / "executed")}, tmp_path / "evil.pth")
     (tmp_path / "pickle.pth").write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
-    save({"model": {"x": 1}}, tmp_path / "nested.pth")
+    save({"model": weights, "step": 3}, tmp_path / "nested.pth")
     save({"transformer.wte.weight": torch.ones(3, 3)}, tmp_path / "gpt2.pth")
+    save({f"module.{name}": weight for name, weight in weights.items()}, tmp_path / "prefixed.pth")
+    save({conversion.hub_name(name): weight for name, weight in weights.items()}, tmp_path / "converted.pth")
+    save([torch.ones(3)], tmp_path / "list.pth")
+    save({**weights, "note": "hello"}, tmp_path / "note.pth")
+    save({1: torch.ones(3)}, tmp_path / "number.pth")
+    (tmp_path / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    (tmp_path / "loop.pth").symlink_to("loop.pth")
     expected = {
         "missing.pth": "There is no file",
         ".": "is a directory",
@@ -128,8 +135,17 @@ def test_unusable_files_are_refused(tmp_path, small):
         "model.safetensors": "is a safetensors file",
         "evil.pth": "could run code",
         "pickle.pth": "not a PyTorch checkpoint|could run code",
-        "nested.pth": "does not hold tensors",
+        "nested.pth": "training state, with the tensors under 'model'",
         "gpt2.pth": "not an RWKV checkpoint",
+        "prefixed.pth": "begin with 'module.'",
+        "converted.pth": "names of a converted model",
+        "list.pth": "does not hold tensors",
+        "note.pth": "'note': str",
+        "number.pth": "1: Tensor",
+        "pointer.pth": "Git LFS pointer",
+        "loop.pth": "Cannot read",
+        "small.pth/x.pth": "There is no file",
+        os.devnull: "not a regular file",
     }
     for name, message in expected.items():
         with pytest.raises(InputError, match=message):
@@ -154,6 +170,12 @@ def replaced(name, value):
         (replaced("extra.weight", lambda w: torch.ones(2)), "has a tensor extra.weight"),
         (replaced("blocks.1.att.key.weight", lambda w: torch.ones(2, 2)), "blocks.1.att.key.weight has shape"),
         (replaced("blocks.0.att.time_decay", lambda w: torch.ones(5)), "cannot be split"),
+        (replaced("blocks.0.att.time_decay", lambda w: torch.tensor(1.0)), "too few dimensions"),
+        (replaced("blocks.0.att.time_decay", lambda w: torch.ones(0)), "blocks.0.att.time_decay is a sparse, empty"),
+        (replaced("blocks.0.att.time_decay", lambda w: torch.ones(2).to_sparse()), "blocks.0.att.time_decay is a spar"),
+        (replaced("emb.weight", lambda w: torch.ones(300, 64, device="meta")), "emb.weight is a sparse, empty"),
+        (replaced("emb.weight", lambda w: torch.ones(300, 64).to(torch.int8)), "emb.weight is torch.int8"),
+        (replaced("blocks.99999999999.ln1.bias", lambda w: torch.ones(64)), "no tensor blocks.2"),
         (replaced("ln_out.bias", lambda w: torch.ones(64, dtype=torch.int64)), "expected floating-point"),
         (replaced("ln_out.bias", lambda w: torch.full((64,), float("nan"))), "ln_out.bias has numbers that are not"),
         (replaced("head.weight", lambda w: w["emb.weight"]), "share memory"),
@@ -179,12 +201,20 @@ def test_an_existing_directory_is_kept(small, tmp_path):
     assert sorted((path.name, path.stat().st_mtime_ns) for path in out.iterdir()) == before
 
 
-def test_what_a_killed_run_left_is_no_obstacle(small, tmp_path):
-    (tmp_path / ".out.partial").mkdir()
-    (tmp_path / ".out.partial" / "model.safetensors").write_bytes(b"half")
-    out = conversion.convert(small, tmp_path / "out", progress=False)
-    assert load_file(out / "model.safetensors")
-    assert not (tmp_path / ".out.partial").exists()
+def test_numbers_too_large_for_the_wanted_dtype(small, tmp_path):
+    weights = {**checkpoints.load_checkpoint(small), "ln_out.bias": torch.full((64,), 1e5)}
+    with pytest.raises(InputError, match=r"ln_out\.bias has numbers too large for torch\.float16"):
+        conversion.convert(save(weights, tmp_path / "large.pth"), tmp_path / "out", torch.float16, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_old_and_strided_files(small, tmp_path):
+    """A file in the format from before PyTorch 1.6, in fp64, with a tensor that is not contiguous."""
+    weights = {name: weight.double() for name, weight in checkpoints.load_checkpoint(small).items()}
+    weights["head.weight"] = weights["head.weight"].t().contiguous().t()
+    torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    out = load_file(conversion.convert(tmp_path / "old.pth", tmp_path / "out", progress=False) / "model.safetensors")
+    assert all(torch.equal(out[conversion.hub_name(name)], weight) for name, weight in weights.items())
 
 
 def test_command_line(small, tmp_path, capsys, monkeypatch):
