@@ -15,6 +15,7 @@ NOTEBOOKS = series.find_notebooks()
 REQUIRED = {
     "01": {"vocab.tokens": 65529, "vocab.lost_by_ignore": 485, "vocab.roundtrip_identical": True},
     "02": {"tokenizer.slow_mismatches": 0, "tokenizer.fast_mismatches": 0},
+    "04": {"conversion.tensors": 286, "conversion.versions_converted": 4},
 }
 
 
@@ -43,6 +44,10 @@ def test_recorded_numbers(notebook):
         assert metrics[name] == value, name
     if notebook.name.startswith("02"):
         assert metrics["tokenizer.cases"] >= 100_000
+    if notebook.name.startswith("04"):
+        assert metrics["parity.tokens"] >= 200
+        assert metrics["parity.max_abs_logit_diff"] <= 1e-4
+        assert metrics["conversion.versions_max_abs_logit_diff"] <= 1e-4
 
 
 def good_notebook() -> nbformat.NotebookNode:
