@@ -110,16 +110,17 @@ def test_a_text_can_be_split_anywhere(pair, split):
 @pytest.mark.parametrize("lengths", [None, [37, 5, 0]])
 @pytest.mark.parametrize("channels", [1, 8], ids=["decay a head", "decay a channel"])
 @pytest.mark.parametrize("strength", [-6.0, 0.0, 3.0], ids=["slow", "medium", "fast"])
-def test_wkv5_chunked_is_the_recurrence(lengths, channels, strength):
+@pytest.mark.parametrize("size", [1, 8, 64], ids="chunks of {}".format)
+def test_wkv5_chunked_is_the_recurrence(lengths, channels, strength, size):
     generator = torch.Generator().manual_seed(0)
-    batch, heads, tokens, size = 3, 2, 37, 8
-    r, k, v = torch.randn(3, batch, heads, tokens, size, generator=generator, dtype=torch.float64)
+    batch, heads, tokens, head_size = 3, 2, 37, 8
+    r, k, v = torch.randn(3, batch, heads, tokens, head_size, generator=generator, dtype=torch.float64)
     log_w = -torch.exp(strength + torch.randn(heads, channels, generator=generator, dtype=torch.float64))
     u = torch.randn(heads, channels, generator=generator, dtype=torch.float64)
-    state = torch.randn(batch, heads, size, size, generator=generator, dtype=torch.float64)
+    state = torch.randn(batch, heads, head_size, head_size, generator=generator, dtype=torch.float64)
     lengths = lengths and torch.tensor(lengths)
     y, after = rwkv5.wkv5_recurrent(r, k, v, log_w, u, state, lengths)
-    y2, after2 = rwkv5.wkv5_chunked(r, k, v, log_w, u, state, lengths)
+    y2, after2 = rwkv5.wkv5_chunked(r, k, v, log_w, u, state, lengths, size)
     rows = [(row, tokens if lengths is None else int(lengths[row])) for row in range(batch)]
     for row, length in rows:
         torch.testing.assert_close(y2[row, :, :length], y[row, :, :length], atol=1e-10, rtol=1e-10)
@@ -128,7 +129,8 @@ def test_wkv5_chunked_is_the_recurrence(lengths, channels, strength):
 
 @pytest.mark.parametrize("lengths", [None, [37, 5, 0]])
 @pytest.mark.parametrize("scale", [1.0, 100.0], ids=["usual keys", "huge keys"])
-def test_wkv4_chunked_is_the_recurrence(lengths, scale):
+@pytest.mark.parametrize("size", [1, 8, 64], ids="chunks of {}".format)
+def test_wkv4_chunked_is_the_recurrence(lengths, scale, size):
     generator = torch.Generator().manual_seed(0)
     k, v = torch.randn(2, 3, 37, 8, generator=generator, dtype=torch.float64)
     w = -torch.exp(2 * torch.randn(8, generator=generator, dtype=torch.float64))
@@ -136,7 +138,7 @@ def test_wkv4_chunked_is_the_recurrence(lengths, scale):
     state = torch.tensor([0.0, 0.0, rwkv4.EMPTY], dtype=torch.float64).view(1, 3, 1).expand(3, 3, 8)
     lengths = lengths and torch.tensor(lengths)
     y, after = rwkv4.wkv4_recurrent(scale * k, v, w, u, state, lengths)
-    y2, after2 = rwkv4.wkv4_chunked(scale * k, v, w, u, state, lengths)
+    y2, after2 = rwkv4.wkv4_chunked(scale * k, v, w, u, state, lengths, size)
     for row in range(3):
         length = 37 if lengths is None else int(lengths[row])
         torch.testing.assert_close(y2[row, :length], y[row, :length], atol=1e-10, rtol=1e-10)
@@ -153,11 +155,13 @@ def test_gradients_of_the_chunked_forms():
     for channels in (1, 3):
         inputs = [normal(1, 2, 18, 3) for _ in "rkv"] + [normal(2, channels), normal(2, channels), normal(1, 2, 3, 3)]
         assert torch.autograd.gradcheck(
-            lambda r, k, v, decay, u, s: rwkv5.wkv5_chunked(r, k, v, -torch.exp(decay), u, s), inputs
+            lambda r, k, v, decay, u, s: rwkv5.wkv5_chunked(r, k, v, -torch.exp(decay), u, s, size=8), inputs
         )
     start = torch.tensor([0.0, 0.0, rwkv4.EMPTY], dtype=torch.float64).view(1, 3, 1).expand(1, 3, 3)
     inputs = [normal(1, 18, 3), normal(1, 18, 3), normal(3), normal(3)]
-    assert torch.autograd.gradcheck(lambda k, v, w, u: rwkv4.wkv4_chunked(k, v, -torch.exp(w), u, start)[0], inputs)
+    assert torch.autograd.gradcheck(
+        lambda k, v, w, u: rwkv4.wkv4_chunked(k, v, -torch.exp(w), u, start, size=8)[0], inputs
+    )
 
 
 def test_every_parameter_learns(pair):

@@ -18,15 +18,40 @@ from torch import Tensor, nn
 from transformers import RwkvConfig
 from transformers import initialization as init
 
-from .rwkv_common import RwkvForCausalLM, RwkvMixer, RwkvModel, at_least_fp32, last_token, mix, token_shift
+from .rwkv_common import (
+    RwkvForCausalLM,
+    RwkvMixer,
+    RwkvModel,
+    at_least_fp32,
+    last_token,
+    mix,
+    split_chunks,
+    token_shift,
+    tokens_in_chunks,
+)
 
 EMPTY = -1e38  # the maximum before the first token: e^EMPTY is 0, and differences stay finite in fp32
+
+
+Sum = tuple[Tensor, Tensor, Tensor]  # sum of e^k v and sum of e^k, both divided by e^maximum; and that maximum
+
+
+def add(a: Sum, b: Sum) -> Sum:
+    """Add two sums. The maximum cancels out in whatever is done with the result, so it needs no gradient."""
+    maximum = torch.maximum(a[2], b[2]).detach()
+    from_a, from_b = torch.exp(a[2] - maximum), torch.exp(b[2] - maximum)
+    return from_a * a[0] + from_b * b[0], from_a * a[1] + from_b * b[1], maximum
+
+
+def decayed(state: Sum, log_decay: Tensor) -> Sum:
+    """Multiply a sum by ``e^log_decay``."""
+    return state[0], state[1], state[2] + log_decay
 
 
 def wkv4_recurrent(
     k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The definition, one token after the other. Slow; tests compare with it.
+    """The definition, one token after the other. Slow for long texts; tests compare with it.
 
     Args:
         k, v: (B, T, A), fp32 or fp64.
@@ -37,67 +62,45 @@ def wkv4_recurrent(
     Returns:
         wkv (B, T, A) and the state after the last real token.
     """
+    state = state.unbind(1)
+    one = torch.ones_like(state[1])
     outputs = []
     for t in range(k.shape[1]):
-        outputs.append(_average(state, u + k[:, t], v[:, t]))
-        new_state = _add(state, w, k[:, t], v[:, t])
-        state = new_state if lengths is None else torch.where((t < lengths).view(-1, 1, 1), new_state, state)
-    return torch.stack(outputs, dim=1), state
-
-
-def _average(state: Tensor, weight: Tensor, v: Tensor) -> Tensor:
-    """Average the state and one more value that has the logarithm of its weight given."""
-    numerator, denominator, maximum = state.unbind(1)
-    top = torch.maximum(maximum, weight)
-    old, new = torch.exp(maximum - top), torch.exp(weight - top)
-    return (old * numerator + new * v) / (old * denominator + new)
-
-
-def _add(state: Tensor, w: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Let the state decay by one token and add the value v with weight e^k."""
-    numerator, denominator, maximum = state.unbind(1)
-    top = torch.maximum(maximum + w, k)
-    old, new = torch.exp(maximum + w - top), torch.exp(k - top)
-    return torch.stack([old * numerator + new * v, old * denominator + new, top], dim=1)
+        numerator, denominator, _ = add(state, (v[:, t], one, u + k[:, t]))
+        outputs.append(numerator / denominator)
+        new_state = add(decayed(state, w), (v[:, t], one, k[:, t]))
+        if lengths is not None:
+            new_state = tuple(torch.where((t < lengths)[:, None], *pair) for pair in zip(new_state, state, strict=True))
+        state = new_state
+    return torch.stack(outputs, dim=1), torch.stack(state, dim=1)
 
 
 def wkv4_chunked(
-    k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None = None, size: int = 16
+    k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None = None, size: int = 32
 ) -> tuple[Tensor, Tensor]:
-    """The same as :func:`wkv4_recurrent`, C = ``size`` tokens at a time.
+    """The same as :func:`wkv4_recurrent` in about ``size + T / size`` steps instead of T.
 
-    Every token averages over its sources at once: the tokens of its chunk and, as one more source, the state. The log
-    weight of source j for token i is (i-1-j) w + k_j before it, u + k_i for itself, and i w + maximum for the state.
+    What a chunk adds to the state does not depend on the chunks before it: token j of ``count`` adds e^k_j, decayed
+    ``count - 1 - j`` times. So the states before all chunks come from one pass over chunks, and then all chunks are
+    read at once, side by side as if they were rows of a batch.
     """
-    outputs = []
-    for start in range(0, k.shape[1], size):
-        kc, vc = k[:, start : start + size], v[:, start : start + size]
-        numerator, denominator, maximum = (s[:, None] for s in state.unbind(1))  # (B, 1, A)
-        values = torch.cat([vc, numerator], dim=1)
-        counts = torch.cat([torch.ones_like(vc), denominator], dim=1)
+    tokens = k.shape[1]
+    count = tokens_in_chunks(tokens, size, lengths, k.device)[:, :, None]  # (B or 1, n, 1)
+    k, v = split_chunks(k, size), split_chunks(v, size)  # (B, n, C, A)
+    later = count[..., None] - 1 - torch.arange(size, device=k.device)[:, None]  # (B or 1, n, C, 1), < 0 in padding
+    log_weight = torch.where(later >= 0, k + later * w, EMPTY)
+    maximum = log_weight.amax(2).detach()
+    weight = torch.exp(log_weight - maximum[:, :, None]) * (later >= 0)
+    added = (weight * v).sum(2), weight.sum(2), maximum  # each (B, n, A)
 
-        step = torch.arange(vc.shape[1], device=k.device)
-        gap = (step[:, None] - step - 1)[..., None]  # (C, C, 1)
-        from_tokens = torch.where(gap >= 0, gap * w, torch.where(gap == -1, u, EMPTY)) + kc[:, None]
-        from_state = (step[:, None] * w + maximum)[:, :, None]
-        weights, _ = _normalized(torch.cat([from_tokens, from_state], dim=2))
-        outputs.append((weights * values[:, None]).sum(2) / (weights * counts[:, None]).sum(2))
-
-        count = torch.full_like(step[:1], len(step)) if lengths is None else (lengths - start).clamp(0, len(step))
-        left = (count[:, None] - 1 - step)[..., None]  # (B or 1, C, 1) tokens that follow in this chunk
-        log_weights = torch.cat(
-            [torch.where(left >= 0, left * w + kc, EMPTY), count[:, None, None] * w + maximum], dim=1
-        )
-        weights, top = _normalized(log_weights, dim=1)
-        weights = weights * torch.cat([left >= 0, torch.ones_like(left[:, :1], dtype=torch.bool)], dim=1)
-        state = torch.stack([(weights * values).sum(1), (weights * counts).sum(1), top[:, 0]], dim=1)
-    return torch.cat(outputs, dim=1), state
-
-
-def _normalized(log_weights: Tensor, dim: int = 2) -> tuple[Tensor, Tensor]:
-    """Return e^(log_weights - top) and top, the maximum along ``dim``; it cancels out, so it needs no gradient."""
-    top = log_weights.amax(dim, keepdim=True).detach()
-    return torch.exp(log_weights - top), top
+    before = []
+    state = state.unbind(1)
+    for chunk in range(k.shape[1]):
+        before.append(torch.stack(state, dim=1))
+        state = add(decayed(state, count[:, chunk] * w), tuple(x[:, chunk] for x in added))
+    before = torch.stack(before, dim=1).flatten(0, 1)  # (B n, 3, A)
+    wkv, _ = wkv4_recurrent(k.flatten(0, 1), v.flatten(0, 1), w, u, before)
+    return wkv.view(len(k), -1, k.shape[3])[:, :tokens], torch.stack(state, dim=1)
 
 
 class Rwkv4TimeMix(RwkvMixer):
@@ -134,7 +137,8 @@ class Rwkv4TimeMix(RwkvMixer):
         k = at_least_fp32(self.key(mix(x, previous, self.time_mix_key)))
         v = at_least_fp32(self.value(mix(x, previous, self.time_mix_value)))
         w, u = -torch.exp(at_least_fp32(self.time_decay)), at_least_fp32(self.time_first)
-        wkv, state = wkv4_chunked(k, v, w, u, state.to(k), lengths)
+        wkv4 = wkv4_recurrent if x.shape[1] == 1 else wkv4_chunked
+        wkv, state = wkv4(k, v, w, u, state.to(k), lengths)
         return self.output(r * wkv.to(x.dtype) * scale), last_token(x, last, lengths), state
 
 

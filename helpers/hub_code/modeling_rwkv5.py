@@ -15,7 +15,17 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from .configuration_rwkv5 import Rwkv5Config
-from .rwkv_common import RwkvForCausalLM, RwkvMixer, RwkvModel, at_least_fp32, last_token, mix, token_shift
+from .rwkv_common import (
+    RwkvForCausalLM,
+    RwkvMixer,
+    RwkvModel,
+    at_least_fp32,
+    last_token,
+    mix,
+    split_chunks,
+    token_shift,
+    tokens_in_chunks,
+)
 
 
 def wkv5_recurrent(
@@ -53,35 +63,59 @@ def wkv5_mask(log_w: Tensor, u: Tensor, size: int) -> Tensor:
     return below + u[:, None, None, :] * (gap == -1)
 
 
-def wkv5_chunked(
-    r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """The same as :func:`wkv5_recurrent`, C tokens at a time as matrix products.
+def wkv5_scores(r: Tensor, k: Tensor, log_w: Tensor, u: Tensor) -> Tensor:
+    """Return how much of v_j reaches y_i inside each chunk, (B, H, n, C, C): r_i k_j mask_ij, summed over channels.
 
-    Inside a chunk, y = ((r k^T) * M) v with M from :func:`wkv5_mask`; what came before reaches token i through
-    ``(r_i * w^i) S``. C is 64 for one decay a head, and 16 for one a channel, where M has N times as many numbers.
+    With one decay a head, the mask M leaves the sum: the scores are (r k^T) * M. With one a channel, scores of single
+    tokens are joined to those of blocks of 2, 4, ... C tokens. In a block, token p of the second half hears token q of
+    the first with w^p w^(half-1-q). No exponent is negative, so one factor goes into r, one into k, and a matrix
+    product is left.
+
+    Args:
+        r, k: (B, H, n, C, N): n chunks of C tokens, C a power of two.
+        log_w, u: (H, 1) or (H, N).
+    """
+    size = r.shape[3]
+    if log_w.shape[1] == u.shape[1] == 1:
+        return (r @ k.mT) * wkv5_mask(log_w, u, size)[:, None, :, :, 0]
+    scores = (r * u[:, None, None] * k).sum(-1).flatten(2)[..., None, None]  # (B, H, n C, 1, 1)
+    log_w = log_w[:, None, None]
+    half = 1
+    while half < size:
+        first = k.flatten(2, 3).unflatten(2, (-1, 2, half))[:, :, :, 0]  # (B, H, blocks, half, N)
+        second = r.flatten(2, 3).unflatten(2, (-1, 2, half))[:, :, :, 1]
+        step = torch.arange(half, device=r.device)[:, None]
+        across = (second * torch.exp(log_w * step)) @ (first * torch.exp(log_w * (half - 1 - step))).mT
+        upper = torch.cat([scores[:, :, 0::2], torch.zeros_like(across)], dim=-1)
+        lower = torch.cat([across, scores[:, :, 1::2]], dim=-1)
+        scores = torch.cat([upper, lower], dim=-2)
+        half *= 2
+    return scores
+
+
+def wkv5_chunked(
+    r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None = None, size=64
+) -> tuple[Tensor, Tensor]:
+    """The same as :func:`wkv5_recurrent` as matrix products, in chunks of C = ``size`` tokens, a power of two.
+
+    Inside all chunks at once, y = scores v. What came before a chunk reaches its token i through ``(r_i * w^i) S``;
+    only these states S, one a chunk, are computed one after the other.
     """
     tokens = r.shape[2]
-    per_head = log_w.shape[-1] == 1 and u.shape[-1] == 1
-    size = min(64 if per_head else 16, tokens)
-    mask = wkv5_mask(log_w, u, size)
-    log_w = log_w[:, None, :]  # (H, 1, 1 or N), against (B, H, C, N)
-    outputs = []
-    for start in range(0, tokens, size):
-        rc, kc, vc = (x[:, :, start : start + size] for x in (r, k, v))
-        count = rc.shape[2]
-        step = torch.arange(count, device=r.device)[:, None]
-        if per_head:
-            scores = (rc @ kc.mT) * mask[:, :count, :count, 0]
-        else:
-            scores = (rc[:, :, :, None] * kc[:, :, None] * mask[:, :count, :count]).sum(-1)
-        outputs.append(scores @ vc + (rc * torch.exp(log_w * step)) @ state)
+    count = tokens_in_chunks(tokens, size, lengths, r.device)[:, None, :, None, None]  # (B or 1, 1, n, 1, 1)
+    r, k, v = (split_chunks(x, size) for x in (r, k, v))  # (B, H, n, C, N)
+    inside = wkv5_scores(r, k, log_w, u) @ v
 
-        real = torch.full_like(step[0], count) if lengths is None else (lengths - start).clamp(0, count)
-        real = real.view(-1, 1, 1, 1)  # tokens of this chunk that each row has, the rest is padding
-        kc = kc * torch.exp(log_w * (real - 1 - step).clamp(min=0)) * (step < real)
-        state = torch.exp(log_w * real).mT * state + kc.mT @ vc
-    return torch.cat(outputs, dim=2), state
+    log_w = log_w[:, None, None]  # (H, 1, 1, 1 or N)
+    step = torch.arange(size, device=r.device)[:, None]
+    written = k * torch.exp(log_w * (count - 1 - step).clamp(min=0)) * (step < count)
+    added, kept = written.mT @ v, torch.exp(log_w * count).mT  # what a chunk adds to S and keeps of it, (..., N, N)
+    before = []
+    for chunk in range(r.shape[2]):
+        before.append(state)
+        state = kept[:, :, chunk] * state + added[:, :, chunk]
+    y = inside + (r * torch.exp(log_w * step)) @ torch.stack(before, dim=2)
+    return y.flatten(2, 3)[:, :, :tokens], state
 
 
 class Rwkv5TimeMix(RwkvMixer):
@@ -139,7 +173,9 @@ class Rwkv5TimeMix(RwkvMixer):
             return projected.view(batch, tokens, self.heads, self.head_size).transpose(1, 2)
 
         r, k, v = heads("receptance"), heads("key"), heads("value")
-        y, state = wkv5_chunked(r, k, v, *self.log_decay_and_bonus(), state.to(r), lengths)
+        wkv5 = wkv5_recurrent if tokens == 1 else wkv5_chunked
+        with torch.autocast(x.device.type, enabled=False):  # its matrix products stay fp32 in mixed precision
+            y, state = wkv5(r, k, v, *self.log_decay_and_bonus(), state.to(r), lengths)
 
         y = y.transpose(1, 2).reshape(batch * tokens, -1)
         norm = self.ln_x

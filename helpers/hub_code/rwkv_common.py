@@ -18,6 +18,7 @@ on the left, on the right or in the middle gives the logits and the state of the
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
@@ -62,6 +63,18 @@ def last_token(x: Tensor, last: Tensor, lengths: Tensor | None) -> Tensor:
         return x[:, -1]
     with_last = torch.cat([last.to(x)[:, None], x], dim=1)
     return with_last[torch.arange(len(x), device=x.device), lengths]
+
+
+def split_chunks(x: Tensor, size: int) -> Tensor:
+    """Cut the tokens of x (..., T, N) into n chunks, (..., n, size, N); the last one is filled up with zeros."""
+    return F.pad(x, (0, 0, 0, -x.shape[-2] % size)).unflatten(-2, (-1, size))
+
+
+def tokens_in_chunks(tokens: int, size: int, lengths: Tensor | None, device: torch.device) -> Tensor:
+    """Return how many real tokens each chunk of each row has, (B, n); (1, n) if all rows have all ``tokens``."""
+    starts = torch.arange(0, tokens, size, device=device)
+    end = torch.full_like(starts, tokens)[None] if lengths is None else lengths[:, None]
+    return (end - starts).clamp(0, size)
 
 
 def mix(x: Tensor, previous: Tensor, ratio: Tensor) -> Tensor:
