@@ -24,7 +24,6 @@ class Rwkv5Config(PreTrainedConfig):
             that a converted model can be written back unchanged.
         has_time_state: the checkpoint carries a trained initial state, ``time_state``.
         group_norm_epsilon: 64e-5 is BlinkDL's 1e-5 after division by 8, moved through the normalisation.
-        rescale_every: in fp16, halve the residual stream every so many blocks so that it stays below 65504; 0 is never.
     """
 
     model_type = "rwkv5"
@@ -45,7 +44,6 @@ class Rwkv5Config(PreTrainedConfig):
     has_time_state: bool = False
     layer_norm_epsilon: float = 1e-5
     group_norm_epsilon: float = 64e-5
-    rescale_every: int = 6
     bos_token_id: int | None = 0
     eos_token_id: int | list[int] | None = 0
     pad_token_id: int | None = 0

@@ -125,12 +125,11 @@ class Rwkv4TimeMix(RwkvMixer):
 
     def initial_wkv(self, batch_size: int) -> Tensor:
         """Return numerator, denominator and maximum before the first token, (B, 3, A)."""
-        dtype = torch.promote_types(self.key.weight.dtype, torch.float32)
-        start = torch.tensor([0.0, 0.0, EMPTY], dtype=dtype, device=self.key.weight.device)
+        start = at_least_fp32(self.time_decay).new_tensor([0.0, 0.0, EMPTY])
         return start.view(1, 3, 1).expand(batch_size, -1, len(self.time_decay))
 
     def forward(
-        self, x: Tensor, last: Tensor, state: Tensor, lengths: Tensor | None, scale: float
+        self, x: Tensor, last: Tensor, state: Tensor | None, lengths: Tensor | None, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         previous = token_shift(x, last)
         r = torch.sigmoid(self.receptance(mix(x, previous, self.time_mix_receptance)))
@@ -138,7 +137,7 @@ class Rwkv4TimeMix(RwkvMixer):
         v = at_least_fp32(self.value(mix(x, previous, self.time_mix_value)))
         w, u = -torch.exp(at_least_fp32(self.time_decay)), at_least_fp32(self.time_first)
         wkv4 = wkv4_recurrent if x.shape[1] == 1 else wkv4_chunked
-        wkv, state = wkv4(k, v, w, u, state.to(k), lengths)
+        wkv, state = wkv4(k, v, w, u, self.initial_wkv(len(x)) if state is None else state.to(k), lengths)
         return self.output(r * wkv.to(x.dtype) * scale), last_token(x, last, lengths), state
 
 

@@ -16,6 +16,7 @@ from transformers import initialization as init
 
 from .configuration_rwkv5 import Rwkv5Config
 from .rwkv_common import (
+    Fp32GroupNorm,
     RwkvForCausalLM,
     RwkvMixer,
     RwkvModel,
@@ -125,7 +126,7 @@ class Rwkv5TimeMix(RwkvMixer):
         gate = () if config.version == "5.0" else ("gate",)
         super().__init__(config, layer, inputs=("key", "value", "receptance", *gate))
         hidden, width = config.hidden_size, config.attention_hidden_size
-        self.heads, self.head_size, self.eps = config.num_heads, config.head_size, config.group_norm_epsilon
+        self.heads, self.head_size = config.num_heads, config.head_size
         self.gated, self.bonus_name = bool(gate), config.bonus_name
         for name in self.inputs:
             self.add_module(name, nn.Linear(hidden, width, bias=False))
@@ -135,7 +136,7 @@ class Rwkv5TimeMix(RwkvMixer):
         if config.has_time_state:
             self.time_state = nn.Parameter(torch.zeros(self.heads, self.head_size, self.head_size))
         self.output = nn.Linear(width, hidden, bias=False)
-        self.ln_x = nn.GroupNorm(self.heads, width, eps=self.eps)
+        self.ln_x = Fp32GroupNorm(self.heads, width, eps=config.group_norm_epsilon)
 
     def initialize(self) -> None:
         """Initialize as BlinkDL/RWKV-LM does: decays from slow (head 0) to fast."""
@@ -149,11 +150,9 @@ class Rwkv5TimeMix(RwkvMixer):
 
     def initial_wkv(self, batch_size: int) -> Tensor:
         """Return S before the first token, (B, H, N, N): zeros, or the checkpoint's trained state (stored as S^T)."""
-        dtype = torch.promote_types(self.key.weight.dtype, torch.float32)
         if self.time_state is None:
-            size = (batch_size, self.heads, self.head_size, self.head_size)
-            return torch.zeros(size, dtype=dtype, device=self.key.weight.device)
-        return self.time_state.to(dtype).mT.expand(batch_size, -1, -1, -1)
+            return at_least_fp32(self.time_decay).new_zeros(batch_size, self.heads, self.head_size, self.head_size)
+        return at_least_fp32(self.time_state).mT.expand(batch_size, -1, -1, -1)
 
     def log_decay_and_bonus(self) -> tuple[Tensor, Tensor]:
         """Return log w and u, each (H, 1) or (H, N), in fp32."""
@@ -162,7 +161,7 @@ class Rwkv5TimeMix(RwkvMixer):
         return log_w, torch.exp(u) if self.bonus_name == "time_first" else u
 
     def forward(
-        self, x: Tensor, last: Tensor, state: Tensor, lengths: Tensor | None, scale: float
+        self, x: Tensor, last: Tensor, state: Tensor | None, lengths: Tensor | None, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         batch, tokens, _ = x.shape
         previous = token_shift(x, last)
@@ -173,14 +172,12 @@ class Rwkv5TimeMix(RwkvMixer):
             return projected.view(batch, tokens, self.heads, self.head_size).transpose(1, 2)
 
         r, k, v = heads("receptance"), heads("key"), heads("value")
+        state = self.initial_wkv(batch) if state is None else state.to(r)
         wkv5 = wkv5_recurrent if tokens == 1 else wkv5_chunked
         with torch.autocast(x.device.type, enabled=False):  # its matrix products stay fp32 in mixed precision
-            y, state = wkv5(r, k, v, *self.log_decay_and_bonus(), state.to(r), lengths)
+            y, state = wkv5(r, k, v, *self.log_decay_and_bonus(), state, lengths)
 
-        y = y.transpose(1, 2).reshape(batch * tokens, -1)
-        norm = self.ln_x
-        y = F.group_norm(y, self.heads, at_least_fp32(norm.weight), at_least_fp32(norm.bias), self.eps)
-        y = y.view(batch, tokens, -1).to(x.dtype)
+        y = self.ln_x(y.transpose(1, 2).reshape(batch * tokens, -1)).view(batch, tokens, -1).to(x.dtype)
         if self.gated:
             y = y * F.silu(self.gate(mix(x, previous, self.time_mix_gate)))
         return self.output(y * scale), last_token(x, last, lengths), state

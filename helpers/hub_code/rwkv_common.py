@@ -8,7 +8,8 @@ The state of a model is a tuple of three tensors, batch first, of the same size 
     wkv            (B, L, ...)   what each time-mix remembers, fp32; its shape depends on the version
     channel_shift  (B, L, D)     the input of each channel-mix at the last token
 
-Nothing is changed in place: a state can be kept and continued from many times.
+Nothing is changed in place: a state can be kept, moved and continued from many times. Any tuple of such tensors will
+do, of any dtype, on any device.
 
 Padding: where ``attention_mask`` is 0, a token is as if it were not there. Real tokens are moved to the front of each
 row, every module is told how many there are (``lengths``), and the hidden states are moved back at the end. So padding
@@ -25,7 +26,14 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
-State = tuple[Tensor, Tensor, Tensor]
+READ_AT_ONCE = 2048  # tokens: a longer prompt is read in pieces when only its last logits are wanted
+HALVE_EVERY = 6  # blocks: how often the residual stream is halved in fp16, as in the rwkv package, to stay below 65504
+
+
+class State(tuple):
+    """time_shift, wkv and channel_shift, as described above."""
+
+    is_croppable = False  # generate asks on Apple GPUs whether tokens can be taken back
 
 
 @dataclass
@@ -50,6 +58,14 @@ class RwkvCausalLMOutput(ModelOutput):
 def at_least_fp32(x: Tensor) -> Tensor:
     """Return ``x`` in fp32, or unchanged if it is fp64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class Fp32GroupNorm(nn.GroupNorm):
+    """GroupNorm that computes in fp32 (or fp64), whatever dtype its parameters have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = at_least_fp32(self.weight), at_least_fp32(self.bias)
+        return F.group_norm(at_least_fp32(x), self.num_groups, weight, bias, self.eps)
 
 
 def token_shift(x: Tensor, last: Tensor) -> Tensor:
@@ -137,8 +153,10 @@ class RwkvBlock(GradientCheckpointingLayer):
         self.layer = layer
 
     def forward(
-        self, h: Tensor, time_shift: Tensor, wkv: Tensor, channel_shift: Tensor, lengths: Tensor | None, scale: float
+        self, h: Tensor, state: tuple[Tensor, Tensor, Tensor] | None, lengths: Tensor | None, scale: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        nothing = torch.zeros_like(h[:, 0])
+        time_shift, wkv, channel_shift = (nothing, None, nothing) if state is None else state
         if self.layer == 0:
             h = self.pre_ln(h)
         update, time_shift, wkv = self.attention(self.ln1(h), time_shift, wkv, lengths, scale)
@@ -181,12 +199,6 @@ class RwkvModel(RwkvPreTrainedModel):
     def set_input_embeddings(self, embeddings: nn.Embedding) -> None:
         self.embeddings = embeddings
 
-    def initial_state(self, batch_size: int, dtype: torch.dtype, device: torch.device) -> State:
-        """Return the state before the first token; dtype is that of the hidden states."""
-        shift = torch.zeros(batch_size, len(self.blocks), self.config.hidden_size, dtype=dtype, device=device)
-        wkv = [block.attention.initial_wkv(batch_size).to(device) for block in self.blocks]
-        return shift, torch.stack(wkv, dim=1), shift
-
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -209,50 +221,65 @@ class RwkvModel(RwkvPreTrainedModel):
         Raises:
             ValueError: not exactly one of ``input_ids`` and ``inputs_embeds``, no tokens, or a mask of another shape.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds")
-        h = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        if h.shape[1] == 0:
-            raise ValueError("the input has no tokens: give at least one, for example id 0, the end of text")
+        tokens = given_tokens(input_ids, inputs_embeds)
+        h = self.embeddings(tokens) if inputs_embeds is None else tokens
         use_cache = (self.config.use_cache and not self.training) if use_cache is None else use_cache
         with_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
 
         order, lengths = front_order(attention_mask, h)
         if order is not None:
             h = take(h, order)
-        if state is None:
-            state = self.initial_state(h.shape[0], h.dtype, h.device)
-        shifts, wkvs, channel_shifts = [], [], []
-        hidden_states = []
-        halvings = self.config.rescale_every if h.dtype == torch.float16 and not self.training else 0
-        for layer, (block, *layer_state) in enumerate(zip(self.blocks, *(s.unbind(1) for s in state), strict=True)):
-            hidden_states.append(h)
-            scale = 0.5 ** (layer // halvings) if halvings else 1.0
-            h, *layer_state = block(h, *layer_state, lengths, scale)
-            for collected, value in zip((shifts, wkvs, channel_shifts), layer_state, strict=True):
-                collected.append(value.to(state[0].device))
-            if halvings and (layer + 1) % halvings == 0:
+        device = h.device  # with a device_map, blocks may be elsewhere
+        states = [None] * len(self.blocks) if state is None else zip(*(s.unbind(1) for s in state), strict=True)
+        halving = h.dtype == torch.float16 and not self.training
+        hidden_states, new_states = [], []
+        for layer, (block, layer_state) in enumerate(zip(self.blocks, states, strict=True)):
+            if with_hidden:
+                hidden_states.append(h)
+            scale = 0.5 ** (layer // HALVE_EVERY) if halving else 1.0
+            h, *layer_state = block(h, layer_state, lengths, scale)
+            if use_cache:
+                new_states.append([part.to(device) for part in layer_state])
+            if halving and (layer + 1) % HALVE_EVERY == 0:
                 h = h / 2
         hidden_states.append(self.ln_out(h))
 
         if order is not None:
             back = torch.argsort(order, dim=1)
-            hidden_states = [take(x, back.to(x.device)) for x in hidden_states[-1 if not with_hidden else 0 :]]
+            hidden_states = [take(x, back.to(x.device)) for x in hidden_states]
         output = RwkvOutput(
             last_hidden_state=hidden_states[-1],
-            state=tuple(torch.stack(s, dim=1) for s in (shifts, wkvs, channel_shifts)) if use_cache else None,
+            state=State(torch.stack(part, dim=1) for part in zip(*new_states, strict=True)) if use_cache else None,
             hidden_states=tuple(hidden_states) if with_hidden else None,
         )
         return output.to_tuple() if return_dict is False else output
+
+
+def given_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+    """Return whichever is given: ids (B, T) or embeddings (B, T, D)."""
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("give exactly one of input_ids and inputs_embeds")
+    tokens = inputs_embeds if input_ids is None else input_ids
+    if tokens.shape[1] == 0:
+        raise ValueError("the input has no tokens: give at least one, for example id 0, the end of text")
+    return tokens
+
+
+def fitting_mask(attention_mask: Tensor | None, tokens: Tensor) -> Tensor | None:
+    """Return the last T columns of a mask for ``tokens``, (B, T) or (B, T, D)."""
+    if attention_mask is None:
+        return None
+    rows, columns = tokens.shape[:2]
+    if attention_mask.dim() != 2 or attention_mask.shape[0] != rows or attention_mask.shape[1] < columns:
+        raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}, expected {(rows, columns)}")
+    return attention_mask[:, -columns:]
 
 
 def front_order(attention_mask: Tensor | None, h: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Return for each row the order (B, T) that puts real tokens first, and their number (B,); None without a mask."""
     if attention_mask is None:
         return None, None
-    if attention_mask.dim() != 2 or attention_mask.shape[0] != h.shape[0] or attention_mask.shape[1] < h.shape[1]:
-        raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}, expected {tuple(h.shape[:2])}")
-    real = (attention_mask[:, -h.shape[1] :] != 0).to(device=h.device, dtype=torch.int64)
+    real = (fitting_mask(attention_mask, h) != 0).to(device=h.device, dtype=torch.int64)
     return torch.argsort(real, dim=1, descending=True, stable=True), real.sum(dim=1)
 
 
@@ -281,17 +308,33 @@ class RwkvForCausalLM(RwkvPreTrainedModel, GenerationMixin):
 
     def _reorder_cache(self, state: State, beam_idx: Tensor) -> State:
         """Let each beam continue from the state of the beam that it came from."""
-        return tuple(s.index_select(0, beam_idx.to(s.device)) for s in state)
+        return State(part.index_select(0, beam_idx.to(part.device)) for part in state)
 
-    @classmethod
-    def _expand_inputs_for_generation(cls, expand_size=1, is_encoder_decoder=False, input_ids=None, **kwargs):
+    def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs):
         """Repeat a state that the caller gave to ``generate`` as often as the prompt, for beams and several samples."""
-        input_ids, kwargs = GenerationMixin._expand_inputs_for_generation(
-            cls, expand_size, is_encoder_decoder, input_ids, **kwargs
-        )
+        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)
         if kwargs.get("state") is not None and expand_size > 1:
-            kwargs["state"] = tuple(s.repeat_interleave(expand_size, dim=0) for s in kwargs["state"])
+            kwargs["state"] = State(part.repeat_interleave(expand_size, dim=0) for part in kwargs["state"])
         return input_ids, kwargs
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs):
+        """After the prompt, each step reads one token, which is real: masking it would only cost time."""
+        if next_sequence_length == 1:
+            kwargs["attention_mask"] = None
+        return super().prepare_inputs_for_generation(input_ids, next_sequence_length=next_sequence_length, **kwargs)
+
+    def read_beginning(
+        self, inputs: dict[str, Tensor], state: State | None, keep: int
+    ) -> tuple[dict[str, Tensor], State | None]:
+        """Read a long prompt piece by piece, but for its end; so the memory it takes does not grow with its length.
+
+        Returns the inputs that are left, at least ``keep`` tokens, and the state before them.
+        """
+        while min(x.shape[1] for x in inputs.values()) >= READ_AT_ONCE + keep:
+            piece = {name: x[:, :READ_AT_ONCE] for name, x in inputs.items()}
+            state = self.rwkv(**piece, state=state, use_cache=True).state
+            inputs = {name: x[:, READ_AT_ONCE:] for name, x in inputs.items()}
+        return inputs, state
 
     def forward(
         self,
@@ -311,15 +354,17 @@ class RwkvForCausalLM(RwkvPreTrainedModel, GenerationMixin):
         Args:
             labels: (B, T) int64, usually ``input_ids``; -100 is left out of the loss. The shift by one is done here.
             logits_to_keep: compute the logits of the last so many positions only (0: all), or of these positions.
+                Without gradients, a prompt whose last logits are wanted is read in pieces, in constant memory.
         """
+        mask = fitting_mask(attention_mask, given_tokens(input_ids, inputs_embeds))
+        inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": mask}
+        inputs = {name: tensor for name, tensor in inputs.items() if tensor is not None}
+        with_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        needs_all = torch.is_grad_enabled() or with_hidden or labels is not None
+        if isinstance(logits_to_keep, int) and logits_to_keep > 0 and not needs_all:
+            inputs, state = self.read_beginning(inputs, state, logits_to_keep)
         output = self.rwkv(
-            input_ids,
-            attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
-            state=state,
-            use_cache=use_cache,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
+            **inputs, state=state, use_cache=use_cache, output_hidden_states=with_hidden, return_dict=True
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.head(output.last_hidden_state[:, keep])
