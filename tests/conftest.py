@@ -1,7 +1,11 @@
-"""How the tests are spread over processes, and which ones need a GPU."""
+"""How the tests are spread over processes, which ones need a GPU, and a small model that several share."""
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from helpers.conversion import convert
+from helpers.synthetic import write_random_checkpoint
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
@@ -21,3 +25,14 @@ def notebook_of(item: pytest.Item) -> str | None:
     """Return the name of the notebook that a test is about, or None."""
     notebook = item.callspec.params.get("notebook") if hasattr(item, "callspec") else None
     return notebook.stem if notebook else None
+
+
+@pytest.fixture(scope="session")
+def tiny_rwkv5(tmp_path_factory):
+    """Model (in evaluation mode) and tokenizer of a converted random RWKV-5.0 checkpoint. Leave both as they are."""
+    folder = tmp_path_factory.mktemp("tiny_rwkv5")
+    sizes = {"hidden_size": 32, "head_size": 16, "dtype": torch.float32}
+    checkpoint = write_random_checkpoint(folder / "tiny.pth", "5.0", **sizes)
+    out = convert(checkpoint, folder / "tiny", progress=False)
+    model = AutoModelForCausalLM.from_pretrained(out, trust_remote_code=True)
+    return model.eval(), AutoTokenizer.from_pretrained(out, trust_remote_code=True)

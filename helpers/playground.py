@@ -1,0 +1,131 @@
+"""The sampling playground: write a prompt, move the sliders, watch the model write."""
+
+import html
+import threading
+import time
+
+import ipywidgets as widgets
+
+from .sampling import Sampling, stream_text
+
+MAX_NEW_TOKENS = 500
+
+
+class Playground(widgets.VBox):
+    """A prompt, the settings of :class:`helpers.sampling.Sampling`, and text that appears while it is generated.
+
+    A thread generates, so that the page and the Stop button stay alive. It ends with the text, at Stop, or at
+    ``close()``. Errors are shown below the text.
+    """
+
+    def __init__(self, model, tokenizer, prompt: str, settings: Sampling):
+        self.model, self.tokenizer = model, tokenizer
+        self.prompt = widgets.Textarea(value=prompt, rows=3, layout=widgets.Layout(width="95%"))
+        self.temperature = _slider("temperature", settings.temperature, 0, 2, "0 is greedy")
+        self.top_p = _slider("top-p", settings.top_p, 0.05, 1, "1 allows every token")
+        self.repetition_penalty = _slider("repetition penalty", settings.repetition_penalty, 1, 2, "1 is off")
+        self.presence_penalty = _slider("presence penalty", settings.presence_penalty, 0, 2, "0 is off")
+        self.length = _slider("tokens", settings.max_new_tokens, 1, MAX_NEW_TOKENS, "how many to write", integer=True)
+        self.seed = widgets.BoundedIntText(value=settings.seed, min=0, max=2**31 - 1, description="seed", style=_WIDE)
+        self.button = widgets.Button(description="Run", button_style="primary")
+        self.status, self.view = widgets.HTML(), widgets.HTML()
+        left = widgets.VBox([self.temperature, self.top_p, self.length])
+        right = widgets.VBox([self.repetition_penalty, self.presence_penalty, self.seed])
+        controls = widgets.HBox([left, right], layout=widgets.Layout(flex_flow="row wrap"))
+        super().__init__([self.prompt, controls, widgets.HBox([self.button, self.status]), self.view])
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.button.on_click(lambda _button: self.stop() if self.running else self.run())
+
+    @property
+    def running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def run(self) -> None:
+        """Start to write, unless that is going on already."""
+        if self.running:
+            return
+        self._stop.clear()
+        self.button.description, self.button.button_style = "Stop", "warning"
+        self.status.value = "reading the prompt …"
+        self._thread = threading.Thread(target=self._work, args=(self.prompt.value, self.settings()), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the thread to end after the current token."""
+        self._stop.set()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the text is complete, at most ``timeout`` seconds."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def close(self) -> None:
+        """Remove the widget from the page; end the thread before."""
+        self.stop()
+        self.wait()
+        super().close()
+
+    def settings(self) -> Sampling:
+        """Return what the sliders say."""
+        return Sampling(
+            temperature=self.temperature.value,
+            top_p=self.top_p.value,
+            repetition_penalty=self.repetition_penalty.value,
+            presence_penalty=self.presence_penalty.value,
+            max_new_tokens=self.length.value,
+            seed=self.seed.value,
+        )
+
+    def _work(self, prompt: str, settings: Sampling) -> None:
+        count, start, end = 0, time.perf_counter(), "done"
+        self.view.value = _text_html(prompt, "")
+        try:
+            for text in stream_text(self.model, self.tokenizer, prompt, settings):
+                count += 1
+                self.view.value = _text_html(prompt, text)
+                self.status.value = f"{count} tokens …"
+                if self._stop.is_set():
+                    end = "stopped"
+                    break
+            speed = count / (time.perf_counter() - start)
+            self.status.value = f"{end}: {count} tokens, {speed:.0f} tokens/s"
+        except Exception as error:  # in a thread nobody else would see it
+            self.status.value = f"<b>{type(error).__name__}</b>: {html.escape(str(error))}"
+        finally:
+            self.button.description, self.button.button_style = "Run", "primary"
+
+    def __repr__(self) -> str:
+        """What a page without a running kernel shows."""
+        return "[Sampling playground: run this cell in JupyterLab to let the model write]"
+
+
+_WIDE = {"description_width": "130px"}
+
+
+def _slider(name: str, value: float, low: float, high: float, tooltip: str, integer: bool = False):
+    slider = widgets.IntSlider if integer else widgets.FloatSlider
+    step = 1 if integer else 0.05
+    return slider(
+        value=value, min=low, max=high, step=step, description=name, tooltip=tooltip, style=_WIDE,
+        continuous_update=False, layout=widgets.Layout(width="360px"),
+    )  # fmt: skip
+
+
+def _text_html(prompt: str, text: str) -> str:
+    """Return prompt and new text as HTML, the prompt in grey."""
+    style = "white-space:pre-wrap;line-height:1.5;max-width:50em"
+    return f'<div style="{style}"><span style="opacity:0.6">{html.escape(prompt)}</span>{html.escape(text)}</div>'
+
+
+def sampling_playground(
+    model, tokenizer, prompt: str = "Once upon a time", settings: Sampling | None = None
+) -> Playground:
+    """Return the playground widget.
+
+    Args:
+        model, tokenizer: of one converted directory.
+        prompt: what stands in the box at first.
+        settings: where the sliders stand at first.
+    """
+    return Playground(model, tokenizer, prompt, settings or Sampling())
