@@ -83,7 +83,8 @@ OWN_COMMANDS = {
 # command -> (what it does, module with add_arguments and main), imported only when used
 MODULE_COMMANDS = {
     "push": ("upload a converted directory to the Hub", "hub"),
-    "lambada": ("measure perplexity and accuracy on LAMBADA", "lambada"),
+    "lambada": ("measure perplexity and accuracy on LAMBADA", "lambada_run"),
+    "lambada-compare": ("compare two files of LAMBADA results, document by document", "lambada_compare"),
     "tutorial": ("run the notebooks and print a table of their results", "series"),
 }
 

@@ -1,16 +1,21 @@
-"""LAMBADA: does a model predict the last word of a passage? Original and converted model, document by document.
+"""LAMBADA: does a model predict the last word of a passage? The protocol, and two ways to run it.
 
 Protocol of BlinkDL's scripts: the context is the text up to its last space, the target is that space and the last
 word; both are encoded apart. Perplexity is exp(-sum of the targets' log-probabilities / documents), and a document is
 correct if every token of its target is the most probable one. LAMBADA is by Paperno et al., 2016 (arXiv 1606.06031).
+
+:func:`score_original` is the loop of those scripts over the ``rwkv`` package, one document at a time.
+:func:`score_converted` gives the same numbers from a transformers model, many documents at a time. The command, which
+adds files of results and several processes, is in ``lambada_run.py``.
 """
 
-import argparse
+import hashlib
 import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,9 +23,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .errors import InputError
+from .paths import DATA
 
+SAMPLE = DATA / "lambada_style_sample.jsonl"  # passages of ours, for a check without a network
 HUB_REPO, HUB_FILE = "EleutherAI/lambada_openai", "data/lambada_test_en.jsonl"
 PREFIXES = ("none", "eot", "newline")  # nothing, id 0, or a line break before each passage
+PIECE = 4096  # tokens that the rwkv package reads at once: its memory grows with the square of them
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,11 @@ class Document:
 
     context: list[int]
     target: list[int]
+
+    @property
+    def ids(self) -> list[int]:
+        """What a model reads: all but the last token, which it only has to predict."""
+        return self.context + self.target[:-1]
 
 
 @dataclass(frozen=True)
@@ -39,39 +52,68 @@ class Result:
     correct: bool
 
 
-def read_texts(path: str | Path, limit: int | None = None) -> list[str]:
+def read_texts(path: str | Path = SAMPLE, limit: int | None = None) -> list[str]:
     """Return the passages of a JSON Lines file with the field ``text``, or of ``"hub"``, LAMBADA's test set there.
 
-    Raises:
-        InputError: the file cannot be read or is empty, or a line is no such object or has fewer than two words.
-    """
-    if str(path) == "hub":
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    Empty lines are skipped. A passage that occurs twice counts twice.
 
-        try:
-            path = hf_hub_download(HUB_REPO, HUB_FILE, repo_type="dataset")
-        except (HfHubHTTPError, LocalEntryNotFoundError):
-            raise InputError(
-                f"Cannot get {HUB_FILE} of {HUB_REPO} from the Hub; give a local file to --data."
-            ) from None
+    Raises:
+        InputError: the file cannot be read or is empty, the limit is below 1, or a line holds something else, fewer
+            than two words, or white space at the end.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"The limit is {limit}; give a number of passages from 1 on, or none for all of them.")
+    path = download_test_set() if str(path) == "hub" else Path(path)
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"Cannot read the passages {path}: {error}; give a JSON Lines file.") from None
-    texts = []
-    for number, line in enumerate(lines[:limit], start=1):
-        try:
-            text = json.loads(line)["text"]
-            context, _, word = text.rpartition(" ")
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise InputError(f'{path}, line {number}: expected an object such as {{"text": "A passage"}}.') from None
-        if not context.strip() or not word:
-            raise InputError(f"{path}, line {number}: a passage needs at least two words, the last after a space.")
-        texts.append(text)
+    texts: list[str] = []
+    for number, line in enumerate(content.split("\n"), start=1):  # splitlines() would also split at U+2028
+        if line.strip() and len(texts) != limit:
+            texts.append(parse_passage(line, f"{path}, line {number}"))
     if not texts:
         raise InputError(f"{path} has no passages; give a JSON Lines file with the field text.")
     return texts
+
+
+def parse_passage(line: str, where: str) -> str:
+    """Return the field ``text`` of one line; ``where`` begins the error message.
+
+    Raises:
+        InputError: see :func:`read_texts`.
+    """
+    try:
+        text = json.loads(line)["text"]
+        text.encode("utf-8")  # JSON can hold half of a surrogate pair, which is no text
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f'{where}: expected an object such as {{"text": "A passage"}}.') from None
+    context, _, word = text.rpartition(" ")
+    if not context.strip() or not word:
+        raise InputError(f"{where}: a passage needs at least two words, the last after a space.")
+    if text != text.rstrip():
+        raise InputError(f"{where}: the passage ends in white space, so its last word is not at its end; remove it.")
+    return text
+
+
+def download_test_set() -> Path:
+    """Return LAMBADA's English test set (5,153 passages, 1.8 MB), downloaded from the Hub or from its cache.
+
+    Raises:
+        InputError: there is no network, and the file is not in the cache.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(HUB_REPO, HUB_FILE, repo_type="dataset"))
+    except (HfHubHTTPError, LocalEntryNotFoundError):
+        raise InputError(f"Cannot get {HUB_FILE} of {HUB_REPO} from the Hub; give a local file to --data.") from None
+
+
+def hash_texts(texts: list[str]) -> str:
+    """Return the SHA-256 of the passages, in hexadecimal."""
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def encode(texts: Iterable[str], encoder: Callable[[str], list[int]], prefix: str = "none") -> list[Document]:
@@ -84,87 +126,141 @@ def encode(texts: Iterable[str], encoder: Callable[[str], list[int]], prefix: st
     return documents
 
 
-def score_target(logits: Tensor, target: list[int]) -> Result:
-    """Score one target: ``logits`` (len(target), V) are the predictions of its tokens."""
-    ids = torch.tensor(target, device=logits.device)
-    logprobs = torch.log_softmax(logits.float(), dim=-1)
-    chosen = logprobs.gather(1, ids[:, None])
-    return Result(chosen.sum().item(), bool((logits.argmax(-1) == ids).all()))
+def score_targets(logits: Tensor, targets: list[list[int]]) -> list[Result]:
+    """Score targets: ``logits`` (M, V) are the predictions of all their tokens, one target after the other."""
+    ids = torch.tensor([index for target in targets for index in target], device=logits.device)
+    logits = logits.float()
+    logprobs = logits.gather(1, ids[:, None])[:, 0] - torch.logsumexp(logits, dim=-1)
+    hits = logits.argmax(-1) == ids
+    lengths = [len(target) for target in targets]
+    # one transfer from the GPU for all of them; the sum is taken in fp64
+    parts = zip(logprobs.cpu().double().split(lengths), hits.cpu().split(lengths), strict=True)
+    return [Result(logprob.sum().item(), bool(hit.all())) for logprob, hit in parts]
 
 
-def score_original(oracle, documents: list[Document]) -> Iterator[Result]:
-    """Score documents one at a time with the ``rwkv`` package, as the article does."""
-    for document in documents:
-        ids = document.context + document.target
-        logits, _ = oracle.forward(ids[:-1], None, full_output=True)
-        logits = logits.reshape(len(ids) - 1, -1)
-        yield score_target(logits[-len(document.target) :], document.target)
+def score_batches(
+    score: Callable[[list[Document]], list[Result]], documents: list[Document], batches: list[list[int]]
+) -> Iterator[dict[int, Result]]:
+    """Score batch after batch; yield the results of each, by the index of the document."""
+    for batch in batches:
+        yield dict(zip(batch, score([documents[i] for i in batch]), strict=True))
 
 
-def score_converted(model, documents: list[Document], tokens_per_batch: int = 2048) -> Iterator[Result]:
-    """Score documents with a transformers model and yield the results in the order of the documents.
+def score_original(oracle, documents: list[Document]) -> Iterator[dict[int, Result]]:
+    """Score documents with the ``rwkv`` package, one at a time."""
+    return score_batches(partial(score_with_oracle, oracle), documents, [[i] for i in range(len(documents))])
 
-    Documents of similar length share a batch. Padding stands on the right, where a causal model cannot see it, and the
-    head is computed only where a target token is predicted.
+
+def score_with_oracle(oracle, documents: list[Document]) -> list[Result]:
+    """Score documents one after the other, as BlinkDL's script and the article do: all logits at once.
+
+    A text of more than ``PIECE`` tokens is read in pieces; a recurrent model can do that without any difference.
     """
-    order = sorted(range(len(documents)), key=lambda i: len(documents[i].context) + len(documents[i].target))
-    results: dict[int, Result] = {}
-    following = 0
-    for batch in batches(documents, order, tokens_per_batch):
-        results |= zip(batch, score_batch(model, [documents[i] for i in batch]), strict=True)
-        while following in results:
-            yield results[following]
-            following += 1
+    results = []
+    for document in documents:
+        ids, state = document.ids, None
+        while len(ids) - PIECE >= len(document.target):
+            _, state = oracle.forward(ids[:PIECE], state)
+            ids = ids[PIECE:]
+        logits, _ = oracle.forward(ids, state, full_output=True)
+        logits = logits.reshape(len(ids), -1)[-len(document.target) :]
+        results += score_targets(logits, [document.target])
+    return results
 
 
-def batches(documents: list[Document], order: list[int], tokens: int) -> Iterator[list[int]]:
-    """Group indices, sorted by length, so that a padded batch has at most ``tokens`` tokens, or a single document."""
-    batch: list[int] = []
-    for index in order:
-        length = len(documents[index].context) + len(documents[index].target)
-        if batch and length * (len(batch) + 1) > tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+def score_converted(model, documents: list[Document], batch_tokens: int | None = None) -> Iterator[dict[int, Result]]:
+    """Score documents with a transformers model, batch by batch, the longest first."""
+    batch_tokens = batch_tokens or default_batch_tokens(model.device)
+    score = partial(score_batch, model, piece=batch_tokens)
+    return score_batches(score, documents, plan_batches(documents, batch_tokens))
+
+
+def plan_batches(documents: list[Document], batch_tokens: int) -> list[list[int]]:
+    """Group documents of similar length, longest first, and return their indices.
+
+    A batch, padded to its longest row, has at most ``batch_tokens`` tokens, or it is a single document. Longest first:
+    if memory does not suffice, that shows at once.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(documents)), key=lambda i: -len(documents[i].ids)):
+        longest = len(documents[batches[-1][0]].ids) if batches else 0
+        if batches and longest * (len(batches[-1]) + 1) <= batch_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
 
 
 @torch.inference_mode()
-def score_batch(model, documents: list[Document]) -> list[Result]:
-    """Score some documents in one forward."""
-    rows = [document.context + document.target[:-1] for document in documents]
+def score_batch(model, documents: list[Document], piece: int) -> list[Result]:
+    """Score some documents with a transformers model.
+
+    Padding stands on the right, where a causal model cannot see it. The head is computed only where a target token is
+    predicted: with 65,536 rows it would otherwise cost as much as several blocks.
+
+    Args:
+        piece: a single document of more tokens is read in pieces of so many, with the state carried on.
+    """
+    rows = [document.ids for document in documents]
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=model.device)
-    hidden = model.base_model(ids, use_cache=False)[0]
+    in_pieces = len(rows) == 1 and longest > piece
+    hidden, state = [], None
+    for part in ids.split(piece if in_pieces else longest, dim=1):
+        output = model.base_model(part, use_cache=in_pieces, **({"state": state} if in_pieces else {}))
+        hidden.append(output[0])
+        state = output.state if in_pieces else None
+    h = torch.cat(hidden, dim=1)  # (B, T, D)
+    targets = [document.target for document in documents]
     wanted = [
-        hidden[i, len(row) - len(d.target) : len(row)] for i, (row, d) in enumerate(zip(rows, documents, strict=True))
+        h[i, len(row) - len(target) : len(row)] for i, (row, target) in enumerate(zip(rows, targets, strict=True))
     ]
-    logits = model.get_output_embeddings()(torch.cat(wanted))
-    parts = logits.split([len(document.target) for document in documents])
-    return [score_target(part, document.target) for part, document in zip(parts, documents, strict=True)]
+    return score_targets(model.get_output_embeddings()(torch.cat(wanted)), targets)
+
+
+def default_batch_tokens(device: torch.device | str) -> int:
+    """Return how many tokens a batch should have: what stays in a CPU's caches, or what keeps a GPU busy."""
+    return 1024 if torch.device(device).type == "cpu" else 32768
 
 
 def summarize(results: list[Result]) -> tuple[float, float]:
     """Return perplexity and accuracy in percent."""
-    logprob = sum(result.logprob for result in results)
+    logprob = math.fsum(result.logprob for result in results)
     return math.exp(-logprob / len(results)), 100 * sum(result.correct for result in results) / len(results)
 
 
 def running_line(results: list[Result]) -> str:
-    """Return BlinkDL's line about the documents so far, ``# 100 ppl 42.41 acc 34.0``."""
+    """Return BlinkDL's line about the documents so far, rounded as he does: ``# 100 ppl 42.41 acc 34.0``."""
     perplexity, accuracy = summarize(results)
-    return f"# {len(results)} ppl {perplexity:.2f} acc {accuracy:.2f}"
+    return f"# {len(results)} ppl {round(perplexity, 2)} acc {round(accuracy, 2)}"
 
 
-def collect(scores: Iterable[Result], total: int, lines: bool = True) -> list[Result]:
-    """Collect results with a progress bar, printing a running line every 100 documents and at the end."""
-    results: list[Result] = []
-    for result in tqdm(scores, total=total, unit="doc", file=sys.stderr, disable=not lines):
-        results.append(result)
-        if lines and (len(results) % 100 == 0 or len(results) == total):
-            tqdm.write(running_line(results), file=sys.stdout)
-    return results
+class Progress:
+    """A bar that counts documents as they are made, and BlinkDL's lines in the order of the documents."""
+
+    def __init__(self, total: int, show: bool):
+        self.bar = tqdm(total=total, unit="doc", file=sys.stderr, disable=not show)
+        self.results: dict[int, Result] = {}
+        self.in_order: list[Result] = []
+        self.total, self.show = total, show
+
+    def add(self, results: dict[int, Result], lines: bool = True) -> None:
+        """Count ``results``; with ``lines``, print those that are due, for documents of which all before are there."""
+        self.bar.update(len(results.keys() - self.results.keys()))
+        self.results |= results
+        while lines and len(self.in_order) in self.results:
+            self.in_order.append(self.results[len(self.in_order)])
+            if self.show and (len(self.in_order) % 100 == 0 or len(self.in_order) == self.total):
+                self.bar.write(running_line(self.in_order), file=sys.stdout)
+
+
+def collect(scores: Iterable[dict[int, Result]], total: int, show: bool = True) -> list[Result]:
+    """Return all results in the order of the documents; ``show`` a progress bar and BlinkDL's lines meanwhile."""
+    progress = Progress(total, show)
+    for results in scores:
+        progress.add(results)
+    progress.bar.close()
+    return progress.in_order
 
 
 def compare(ours: list[Result], theirs: list[Result]) -> tuple[float, list[int]]:
@@ -175,49 +271,52 @@ def compare(ours: list[Result], theirs: list[Result]) -> tuple[float, list[int]]
     ]
 
 
-def save_results(results: list[Result], path: str | Path) -> None:
-    """Write one JSON object a document; the file appears when it is complete."""
-    partial = Path(f"{path}.partial")
-    partial.write_text("".join(json.dumps(asdict(result)) + "\n" for result in results), encoding="utf-8")
-    partial.replace(path)
+def load_model(
+    folder: str | Path,
+    trust: bool = True,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    device_map: str | dict | None = None,
+    **options,
+):
+    """Load a converted directory in evaluation mode.
 
+    Args:
+        trust: run the code that it carries; without it, only classes of transformers itself.
+        device_map: as in transformers, for example ``"auto"``, which spreads a model over several GPUs; without it the
+            whole model goes to ``device``.
+        options: other arguments of ``from_pretrained``.
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--checkpoint", type=Path, metavar="X.pth", help="the original, run by the rwkv package in fp32"
-    )
-    source.add_argument("--model", type=Path, metavar="DIR", help="the converted model, run by transformers in fp32")
-    parser.add_argument("--data", required=True, help="a JSON Lines file with the field text, or: hub")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N passages")
-    parser.add_argument("--prefix", choices=PREFIXES, default="none", help="what stands before each passage")
-    parser.add_argument("--out", type=Path, metavar="FILE.jsonl", help="write each document's log-probability here")
-
-
-def main(args: argparse.Namespace) -> int:
-    from .trie import TrieTokenizer
-    from .vocab import read_vocab
-
-    texts = read_texts(args.data, args.limit)
-    documents = encode(texts, TrieTokenizer(read_vocab()).encode, args.prefix)
-    if args.checkpoint:
-        from .oracle import fp32_copy, load_oracle
-
-        scores = score_original(load_oracle(fp32_copy(args.checkpoint)), documents)
-    else:
-        scores = score_converted(load_model(args.model), documents)
-    results = collect(scores, len(documents))
-    print(f"{len(results)} documents, prefix {args.prefix}, fp32")
-    if args.out:
-        save_results(results, args.out)
-    return 0
-
-
-def load_model(folder: Path):
-    """Load a converted directory in fp32, in evaluation mode, on the GPU if there is one."""
+    Raises:
+        InputError: it is not a directory with a complete model.
+    """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    folder = Path(folder)
+    check_directory(folder)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, trust_remote_code=trust, dtype=dtype, device_map=device_map, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SyntaxError, ImportError, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InputError(f"Cannot load the model {folder}: {reason}; convert it again.") from None
+    if info["missing_keys"]:
+        raise InputError(f"{folder} has no tensor {min(info['missing_keys'])}; convert it again.")
+    return (model if device_map else model.to(device)).eval()
+
+
+def check_directory(folder: Path) -> None:
+    """Raise InputError if ``folder`` is no model directory."""
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is not a converted model: it has no config.json; run convert first.")
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def check_vocabulary(rows: int, documents: list[Document], source: str | Path) -> None:
+    """Raise InputError if an id of the documents has no row in a model's embedding: it is not a World model."""
+    largest = max(max(document.context + document.target) for document in documents)
+    if largest >= rows:
+        raise InputError(
+            f"{source} knows {rows:,} tokens, but the passages use World id {largest}; take a World model."
+        )

@@ -1,13 +1,14 @@
-"""LAMBADA: the protocol by hand, original against converted, any batch size, and bad data."""
+"""LAMBADA: the protocol by hand, original against converted, any batch size, our passages, and bad data."""
 
 import json
 import math
+import re
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from helpers import __main__ as cli
 from helpers import conversion, lambada, oracle, synthetic
 from helpers.errors import InputError
 from helpers.trie import TrieTokenizer
@@ -18,13 +19,20 @@ TEXTS = [
     "There were two dogs. One of them was called Rex and the other, a small and very old one, was called Bess",
     'He opened the letter.\n\n"It is from my brother," he said',
     "x y",
+    "Sie fragte nach dem Schlüssel. Niemand hatte ihn gesehen, den kleinen alten Schlüssel",
+    "她把灯交给彼得。灯灭了, 她喊 彼得",
     "The map showed an island, and so they sailed for the island",
 ]
 
 
 @pytest.fixture(scope="module")
-def documents():
-    return lambada.encode(TEXTS, TrieTokenizer(read_vocab()).encode)
+def tokenizer():
+    return TrieTokenizer(read_vocab())
+
+
+@pytest.fixture(scope="module")
+def documents(tokenizer):
+    return lambada.encode(TEXTS, tokenizer.encode)
 
 
 @pytest.fixture(scope="module", params=["4", "5.0"])
@@ -48,8 +56,7 @@ def test_context_and_target_are_encoded_apart(documents):
         assert target == " " + text.split(" ")[-1]
 
 
-def test_prefixes():
-    tokenizer = TrieTokenizer(read_vocab())
+def test_prefixes(tokenizer):
     starts = {prefix: lambada.encode(["a b"], tokenizer.encode, prefix)[0].context for prefix in lambada.PREFIXES}
     assert starts["eot"] == [0, *starts["none"]]
     assert starts["newline"] == [*tokenizer.encode("\n"), *starts["none"]]
@@ -57,37 +64,81 @@ def test_prefixes():
 
 def test_score_by_hand():
     logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]))
-    result = lambada.score_target(logits, [0, 1])
-    assert result.logprob == pytest.approx(math.log(0.5 * 0.8))
-    assert result.correct
-    wrong = lambada.score_target(logits, [1, 1])
+    right, wrong = lambada.score_targets(torch.cat([logits, logits]), [[0, 1], [1, 1]])
+    assert right.logprob == pytest.approx(math.log(0.5 * 0.8))
+    assert right.correct
     assert wrong.logprob == pytest.approx(math.log(0.25 * 0.8))
     assert not wrong.correct
-    perplexity, accuracy = lambada.summarize([result, wrong])
+    perplexity, accuracy = lambada.summarize([right, wrong])
     assert perplexity == pytest.approx(1 / math.sqrt(0.4 * 0.2))
     assert accuracy == 50
-    assert lambada.running_line([result, wrong]) == "# 2 ppl 3.54 acc 50.00"
+
+
+def test_lines_are_rounded_as_in_the_original_script():
+    """34 of 100 is "34.0", 28.300 is "28.3": see check_lambda/lambda_pt.py of BBuf/RWKV-World-HF-Tokenizer."""
+    results = [lambada.Result(-math.log(28.3), i < 34) for i in range(100)]
+    assert lambada.running_line(results) == "# 100 ppl 28.3 acc 34.0"
 
 
 def test_original_equals_converted(pair, documents):
     """1e-4: fp32 rounding of logits of size 10, see test_modeling."""
     reference, model = pair
-    theirs = list(lambada.score_original(reference, documents))
-    ours = list(lambada.score_converted(model, documents))
+    theirs = lambada.collect(lambada.score_original(reference, documents), len(documents), show=False)
+    ours = lambada.collect(lambada.score_converted(model, documents), len(documents), show=False)
     difference, disagreements = lambada.compare(ours, theirs)
     assert difference <= 1e-4
     assert disagreements == []
 
 
-@pytest.mark.parametrize("tokens_per_batch", [1, 30, 64, 10_000])
-def test_results_depend_neither_on_the_batch_nor_on_the_order(pair, documents, tokens_per_batch):
-    model = pair[1]
-    expected = [lambada.score_batch(model, [document])[0] for document in documents]
-    ours = list(lambada.score_converted(model, documents, tokens_per_batch))
-    backwards = list(lambada.score_converted(model, documents[::-1], tokens_per_batch))[::-1]
+def test_original_is_the_loop_of_the_original_script(pair, documents):
+    """Softmax, then the logarithm of one probability at a time."""
+    reference = pair[0]
+    for document, result in zip(documents, lambada.score_with_oracle(reference, documents), strict=True):
+        logits, _ = reference.forward(document.context + document.target, None, full_output=True)
+        probabilities = torch.softmax(logits.double(), dim=-1)
+        start = len(document.context) - 1
+        logprobs = [math.log(probabilities[start + i, index]) for i, index in enumerate(document.target)]
+        hits = [int(probabilities[start + i].argmax()) == index for i, index in enumerate(document.target)]
+        assert result.logprob == pytest.approx(sum(logprobs), abs=1e-4)
+        assert result.correct == all(hits)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 7, 30, 64, 10_000])
+def test_results_depend_neither_on_the_batch_nor_on_the_order(pair, documents, batch_tokens):
+    model, count = pair[1], len(documents)
+    expected = [lambada.score_batch(model, [document], piece=10_000)[0] for document in documents]
+    ours = lambada.collect(lambada.score_converted(model, documents, batch_tokens), count, show=False)
+    backwards = lambada.collect(lambada.score_converted(model, documents[::-1], batch_tokens), count, show=False)[::-1]
     for results in (ours, backwards):
         assert [r.correct for r in results] == [r.correct for r in expected]
         assert [r.logprob for r in results] == pytest.approx([r.logprob for r in expected], abs=1e-5)
+
+
+def test_plan_batches(documents):
+    for batch_tokens in (1, 20, 50, 1000):
+        batches = lambada.plan_batches(documents, batch_tokens)
+        assert sorted(index for batch in batches for index in batch) == list(range(len(documents)))
+        lengths = [[len(documents[index].ids) for index in batch] for batch in batches]
+        assert all(max(batch) * len(batch) <= batch_tokens or len(batch) == 1 for batch in lengths)
+        in_order = [length for batch in lengths for length in batch]
+        assert in_order == sorted(in_order, reverse=True)
+    assert [len(batch) for batch in lambada.plan_batches(documents, 1000)] == [len(documents)]
+
+
+def test_texts_longer_than_a_piece(pair, tokenizer, monkeypatch):
+    """Reading in pieces, with the state carried on, changes nothing; the target may span two pieces."""
+    reference, model = pair
+    long = "The wind blew and the boat went on. " * 20 + "extraordinarilyunusualname"
+    documents = lambada.encode([long], tokenizer.encode)
+    whole = lambada.score_batch(model, documents, piece=10_000)[0]
+    for piece in (1, 50, len(documents[0].ids) - 1):
+        monkeypatch.setattr(lambada, "PIECE", piece)
+        for result in (
+            lambada.score_batch(model, documents, piece)[0],
+            lambada.score_with_oracle(reference, documents)[0],
+        ):
+            assert result.logprob == pytest.approx(whole.logprob, abs=1e-4)
+            assert result.correct == whole.correct
 
 
 def test_compare_finds_differences():
@@ -95,16 +146,58 @@ def test_compare_finds_differences():
     assert lambada.compare([a, a], [a, b]) == (0.5, [1])
 
 
+def test_lines_come_in_the_order_of_documents(capsys):
+    """Batches arrive in any order; a line is printed once all documents before it are there."""
+    results = {i: lambada.Result(-1.0 - i / 100, i % 3 == 0) for i in range(150)}
+    late_first = [{i: results[i]} for i in reversed(range(150))]
+    assert lambada.collect(late_first, 150) == list(results.values())
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [lambada.running_line(list(results.values())[:count]) for count in (100, 150)]
+
+
+def test_our_passages():
+    """Their form, and that they are what they claim to be: the answer mostly occurs before, no passage repeats."""
+    texts = lambada.read_texts()
+    assert len(texts) == 150
+    assert all(text.isascii() for text in texts)
+    assert all(50 <= len(text.split()) <= 105 for text in texts)
+    answers = [text.rpartition(" ")[2] for text in texts]
+    assert all(re.fullmatch(r"[A-Za-z-]+", answer) for answer in answers), "the last word, and nothing behind it"
+    occurs = [
+        answer.lower() in re.findall(r"\w+", text.rpartition(" ")[0].lower())
+        for text, answer in zip(texts, answers, strict=True)
+    ]
+    assert 0.85 <= sum(occurs) / len(texts) <= 0.95
+    assert len(set(answers)) >= 145
+    runs: dict[tuple[str, ...], int] = {}
+    for number, text in enumerate(texts):
+        words = re.findall(r"\w+", text.lower())
+        for start in range(len(words) - 7):
+            assert runs.setdefault(tuple(words[start : start + 8]), number) == number, words[start : start + 8]
+
+
+def test_joint_and_separate_encoding_agree_on_our_passages(tokenizer):
+    """Other tools encode the whole passage at once; for English text without odd spaces it makes no difference."""
+    texts = lambada.read_texts()
+    for text, document in zip(texts, lambada.encode(texts, tokenizer.encode), strict=True):
+        assert document.context + document.target == tokenizer.encode(text)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("", "has no passages"),
+        ("\n \n", "has no passages"),
         ("not json\n", "line 1: expected an object"),
-        ('{"text": "two words"}\n{"words": "x y"}\n', "line 2: expected an object"),
+        ('{"text": "two words"}\n\n{"words": "x y"}\n', "line 3: expected an object"),
         ('{"text": 3}\n', "line 1: expected an object"),
         ("[1]\n", "line 1: expected an object"),
+        ('{"text": "half a pair \\ud83d"}\n', "line 1: expected an object"),
         ('{"text": "word"}\n', "line 1: a passage needs at least two words"),
+        ('{"text": ""}\n', "line 1: a passage needs at least two words"),
+        ('{"text": " word"}\n', "line 1: a passage needs at least two words"),
         ('{"text": "ends with a space "}\n', "line 1: a passage needs at least two words"),
+        ('{"text": "ends with a line\\n"}\n', "line 1: the passage ends in white space"),
     ],
 )
 def test_bad_data_is_refused(content, message, tmp_path):
@@ -114,25 +207,66 @@ def test_bad_data_is_refused(content, message, tmp_path):
         lambada.read_texts(path)
 
 
+def test_odd_but_good_data(tmp_path):
+    """A byte order mark, Windows line ends, empty lines, other scripts, U+2028 in a passage, a passage twice."""
+    texts = ["a b", "灯灭了 彼得", "one\u2028two three", "a b"]
+    path = tmp_path / "data.jsonl"
+    content = "\r\n\r\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in texts)
+    path.write_bytes(b"\xef\xbb\xbf" + content.encode())
+    assert lambada.read_texts(path) == texts
+    assert lambada.read_texts(path, limit=2) == texts[:2]
+    assert lambada.read_texts(path, limit=100) == texts
+    assert lambada.hash_texts(texts) != lambada.hash_texts(texts[:3])
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_bad_limit(limit):
+    with pytest.raises(InputError, match=f"The limit is {limit}; give a number"):
+        lambada.read_texts(limit=limit)
+
+
 def test_missing_data(tmp_path):
+    for path in (tmp_path / "nothing.jsonl", tmp_path):
+        with pytest.raises(InputError, match="Cannot read the passages"):
+            lambada.read_texts(path)
+    (tmp_path / "latin.jsonl").write_bytes('{"text": "ein Schlüssel"}'.encode("latin-1"))
     with pytest.raises(InputError, match="Cannot read the passages"):
-        lambada.read_texts(tmp_path / "nothing.jsonl")
+        lambada.read_texts(tmp_path / "latin.jsonl")
 
 
-def test_command_line(tmp_path, capsys):
-    data = tmp_path / "data.jsonl"
-    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+def test_model_with_another_vocabulary(documents):
+    lambada.check_vocabulary(65536, documents, "model")
+    with pytest.raises(InputError, match=r"model knows 1,000 tokens, but the passages use World id \d+; take a World"):
+        lambada.check_vocabulary(1000, documents, "model")
+    with pytest.raises(InputError):
+        lambada.check_vocabulary(5, [replace(documents[0], context=[1], target=[5])], "model")
+
+
+def test_wrong_model_directories(tmp_path):
     path = synthetic.write_random_checkpoint(tmp_path / "model.pth", hidden_size=32, head_size=16, dtype=torch.float32)
     converted = conversion.convert(path, tmp_path / "converted", progress=False)
-    lines = []
-    for source in (["--checkpoint", str(path)], ["--model", str(converted)]):
-        out = tmp_path / f"{source[0][2:]}.jsonl"
-        assert cli.main(["lambada", *source, "--data", str(data), "--limit", "4", "--out", str(out)]) == 0
-        lines.append(capsys.readouterr().out)
-        assert len(out.read_text().splitlines()) == 4
-    original, converted_line = (line.split() for line in lines)
-    assert original[:3] == converted_line[:3] == ["#", "4", "ppl"]
-    assert float(original[3]) == pytest.approx(float(converted_line[3]), rel=1e-5)  # of a random model: about 1e6
-    assert original[4:] == converted_line[4:]
-    assert cli.main(["lambada", "--model", str(tmp_path), "--data", str(data)]) == 2
-    assert "no config.json" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"has no config\.json; run convert first"):
+        lambada.load_model(tmp_path)
+    weights = converted / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="Cannot load the model"):
+        lambada.load_model(converted)
+    weights.unlink()
+    with pytest.raises(InputError, match=r"Cannot load the model .* model\.safetensors"):
+        lambada.load_model(converted)
+    (converted / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="Cannot load the model"):
+        lambada.load_model(converted)
+
+
+def test_missing_weights_are_not_replaced_by_random_ones(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    path = synthetic.write_random_checkpoint(tmp_path / "model.pth", hidden_size=32, head_size=16, dtype=torch.float32)
+    converted = conversion.convert(path, tmp_path / "converted", progress=False)
+    weights = load_file(converted / "model.safetensors")
+    del weights["rwkv.blocks.1.ln2.weight"]
+    save_file(weights, converted / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"has no tensor rwkv\.blocks\.1\.ln2\.weight"):
+        lambada.load_model(converted)
