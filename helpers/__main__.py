@@ -23,6 +23,7 @@ def run_convert(args: argparse.Namespace) -> int:
     import torch
 
     from .conversion import convert
+    from .inspection import oddities
 
     checkpoint, out_dir = source_and_target(args)
     dtype = getattr(torch, args.dtype) if args.dtype else None
@@ -30,6 +31,8 @@ def run_convert(args: argparse.Namespace) -> int:
     print(f"{folder} is complete:")
     for file in sorted(folder.iterdir()):
         print(f"  {file.stat().st_size:>14,}  {file.name}")
+    for sentence in oddities(checkpoint):
+        print(f"note: {sentence}")
     return 0
 
 
@@ -49,39 +52,16 @@ def source_and_target(args: argparse.Namespace) -> tuple[Path, Path]:
     return Path(args.paths[0]), out_dir
 
 
-def add_inspect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT.pth")
-
-
-def run_inspect(args: argparse.Namespace) -> int:
-    from .checkpoints import describe_checkpoint
-
-    info = describe_checkpoint(args.checkpoint)
-    rows = {
-        "version": f"RWKV-{info.version}",
-        "parameters": f"{info.parameters:,}",
-        "layers": info.layers,
-        "hidden size": info.hidden_size,
-        "attention": f"{info.heads} x {info.head_size} (heads x channels)",
-        "ffn size": info.ffn_size,
-        "vocabulary": info.vocab_size,
-        "decay": f"time_decay {list(info.decay_shape)}",
-        "bonus": f"{info.bonus_name} {list(info.bonus_shape)}",
-        "initial state": "trained (time_state)" if info.has_time_state else "zeros",
-        "tensors": ", ".join(f"{count} {dtype}" for dtype, count in info.dtypes.items()),
-    }
-    for name, value in rows.items():
-        print(f"{name:<14} {value}")
-    return 0
-
-
 # command -> (what it does, function that adds its arguments, function that runs it)
 OWN_COMMANDS = {
     "convert": ("convert a .pth checkpoint into a Hugging Face model directory", add_convert, run_convert),
-    "inspect": ("say what is in a .pth checkpoint", add_inspect, run_inspect),
 }
 # command -> (what it does, module with add_arguments and main), imported only when used
 MODULE_COMMANDS = {
+    "inspect": ("say what is in a .pth checkpoint, and what is odd about it", "inspection"),
+    "verify": ("prove that a converted directory computes what its checkpoint does", "verify"),
+    "export": ("write a converted directory back to a .pth checkpoint", "export"),
+    "refresh": ("bring an older converted directory up to today's code and format", "refresh"),
     "push": ("upload a converted directory to the Hub", "hub"),
     "lambada": ("measure perplexity and accuracy on LAMBADA", "lambada_run"),
     "lambada-compare": ("compare two files of LAMBADA results, document by document", "lambada_compare"),

@@ -1,16 +1,19 @@
-"""Directories that appear under their name only when they are complete, whatever happens on the way."""
+"""Files and directories that appear under their name only when they are complete, whatever happens on the way."""
 
+import ctypes
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from .errors import InputError
 
 try:
     import fcntl
-except ImportError:  # Windows, where two processes writing the same directory are not told apart
+except ImportError:  # Windows, where two processes writing the same target are not told apart
     fcntl = None
 
 
@@ -23,9 +26,9 @@ def refuse_existing(target: Path) -> None:
             return
         exists = target.exists() or target.is_symlink()
     except OSError as error:
-        raise InputError(f"Cannot write {target}: {error.strerror}; give another directory.") from None
+        raise InputError(f"Cannot write {target}: {error.strerror}; give another path.") from None
     if exists:
-        raise InputError(f"{target} already exists; give a new directory, or remove that one first.")
+        raise InputError(f"{target} already exists; give a new path, or remove that one first.")
 
 
 @contextmanager
@@ -39,20 +42,88 @@ def new_directory(target: Path) -> Iterator[Path]:
         InputError: ``target`` exists and is not empty, another process is writing it, or the disk is full.
     """
     refuse_existing(target)
+    with working_folder(target) as folder:
+        yield folder
+        final = target.resolve()
+        if os.name == "nt" and final.exists():
+            final.rmdir()  # elsewhere a rename replaces an empty directory
+        folder.replace(final)
+
+
+@contextmanager
+def replaced_directory(target: Path) -> Iterator[Path]:
+    """Like :func:`new_directory` for a ``target`` that exists: the old and the new directory change places at the end.
+
+    Raises:
+        InputError: ``target`` is no directory, another process is writing it, or the disk is full.
+    """
     final = target.resolve()
-    partial = final.with_name(f".{final.name}.partial")
+    old = final.with_name(f".{final.name}.old")
+    if old.is_dir() and not final.exists():
+        old.replace(final)  # a process was killed between the two renames below
+    if not final.is_dir():
+        raise InputError(f"{target} is not a directory; give one that convert made.")
+    if Path.cwd().is_relative_to(final):
+        raise InputError(
+            f"{target} holds the current directory, and cannot be replaced from there; go elsewhere first."
+        )
+    with locked(final, target), working_folder(target) as folder:
+        yield folder
+        if exchange(folder, final):
+            shutil.rmtree(folder)
+        else:
+            shutil.rmtree(old, ignore_errors=True)
+            final.replace(old)
+            folder.replace(final)
+            shutil.rmtree(old)
+
+
+@contextmanager
+def new_file(target: Path) -> Iterator[Path]:
+    """Like :func:`new_directory`, but for a file; it yields the path to write to.
+
+    Raises:
+        InputError: ``target`` exists, another process is writing it, or the disk is full.
+    """
+    refuse_existing(target)
+    if target.is_dir():
+        raise InputError(f"{target} is a directory; give the path of a new file.")
+    with working_folder(target) as folder:
+        yield folder / target.name
+        (folder / target.name).replace(target.resolve())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file so that it is complete when it appears; one of that name is replaced."""
+    partial_path = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial_path.write_text(text, encoding="utf-8", newline="\n")
+        partial_path.replace(path)
+    except OSError as error:
+        raise InputError(f"Cannot write {path}: {error.strerror}; nothing was changed there.") from None
+    finally:
+        partial_path.unlink(missing_ok=True)
+
+
+@contextmanager
+def working_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty, locked folder beside ``target``, on the same disk; remove what is left of it at the end.
+
+    Raises:
+        InputError: another process has it, or the system refuses to write.
+    """
+    final = target.resolve()
+    folder = final.with_name(f".{final.name}.partial")
     missing = [parent for parent in final.parents if not parent.exists()]
     try:
-        with locked_folder(partial, target):
+        with locked(folder, target) as is_ours:
             try:
-                for left in partial.iterdir():  # by a process that was killed
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
-                yield partial
-                if os.name == "nt" and final.exists():
-                    final.rmdir()  # elsewhere a rename replaces an empty directory
-                partial.replace(final)
+                for left in folder.iterdir():  # by a process that was killed
+                    shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+                yield folder
             finally:
-                shutil.rmtree(partial, ignore_errors=True)
+                if is_ours():  # if it was renamed, the next process may be using its name already
+                    shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise InputError(f"Cannot write {target}: {error.strerror or error}; nothing was left there.") from None
     finally:
@@ -61,15 +132,17 @@ def new_directory(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked_folder(folder: Path, target: Path) -> Iterator[None]:
+def locked(folder: Path, target: Path) -> Iterator[Callable[[], bool]]:
     """Make ``folder`` and hold a lock on it, which the system releases even if this process is killed.
+
+    Yields a function that says whether the locked directory still has the name ``folder``.
 
     Raises:
         InputError: another process holds it.
     """
     if fcntl is None:
         folder.mkdir(parents=True, exist_ok=True)
-        yield
+        yield folder.exists
         return
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,9 +151,9 @@ def locked_folder(folder: Path, target: Path) -> Iterator[None]:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise InputError(f"Another process is writing {target}; wait for it, or give another one.") from None
+                raise InputError(f"Another process is writing {target}; wait for it, or give another path.") from None
             if is_same(folder, descriptor):  # or else its owner has just renamed or removed it
-                yield
+                yield partial(is_same, folder, descriptor)
                 return
         finally:
             os.close(descriptor)
@@ -92,6 +165,18 @@ def is_same(folder: Path, descriptor: int) -> bool:
         return os.path.samestat(os.stat(folder), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two directories change names in a single step; return False where the system cannot."""
+    library = ctypes.CDLL(None, use_errno=True)
+    a, b = os.fsencode(one), os.fsencode(other)
+    if sys.platform == "linux" and hasattr(library, "renameat2"):
+        here, flag = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        return library.renameat2(here, a, here, b, flag) == 0
+    if sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        return library.renamex_np(a, b, 2) == 0  # RENAME_SWAP
+    return False
 
 
 def remove_empty(folders: list[Path]) -> None:

@@ -5,7 +5,7 @@ source is used exactly once, and the way back is the same table read in the othe
 """
 
 import json
-import os
+import math
 import re
 import shutil
 import struct
@@ -25,29 +25,32 @@ from .hub_code.configuration_rwkv5 import Rwkv5Config
 from .model_card import model_card
 from .paths import HUB_CODE
 
-# .pth name -> Hugging Face name, in this order; the published RWKV/rwkv-*-world repositories use the right side
-RENAMES = (
-    (r"^emb\.", "embeddings."),
-    (r"^blocks\.0\.ln0\.", "blocks.0.pre_ln."),
-    (r"\.att\.", ".attention."),
-    (r"\.ffn\.", ".feed_forward."),
-    (r"\.time_mix_k$", ".time_mix_key"),
-    (r"\.time_mix_v$", ".time_mix_value"),
-    (r"\.time_mix_r$", ".time_mix_receptance"),
-    (r"\.time_mix_g$", ".time_mix_gate"),
-)
+# part of a name in the .pth file -> the same in Hugging Face's, as in the published RWKV/rwkv-*-world repositories
+RENAMES = {
+    "emb": "embeddings",
+    "ln0": "pre_ln",
+    "att": "attention",
+    "ffn": "feed_forward",
+    "time_mix_k": "time_mix_key",
+    "time_mix_v": "time_mix_value",
+    "time_mix_r": "time_mix_receptance",
+    "time_mix_g": "time_mix_gate",
+}
+OLD_NAMES = {new: old for old, new in RENAMES.items()}
 SAFETENSORS_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-PIECE = 1 << 24  # numbers that are checked, cast and written at once
+PIECE = 1 << 19  # numbers that are checked, cast and written at once: they fit a processor's cache
 
 
 def hub_name(name: str) -> str:
     """Return the Hugging Face name of a checkpoint's tensor: ``blocks.3.att.time_mix_k`` is
     ``rwkv.blocks.3.attention.time_mix_key``."""
-    if name.startswith("head."):
-        return name
-    for pattern, replacement in RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return f"rwkv.{name}"
+    renamed = ".".join(RENAMES.get(part, part) for part in name.split("."))
+    return renamed if name.startswith("head.") else f"rwkv.{renamed}"
+
+
+def pth_name(name: str) -> str:
+    """Return the checkpoint's name of a Hugging Face tensor: the inverse of :func:`hub_name`."""
+    return ".".join(OLD_NAMES.get(part, part) for part in name.removeprefix("rwkv.").split("."))
 
 
 def model_config(info: CheckpointInfo, dtype: torch.dtype, context_length: int = 4096) -> PreTrainedConfig:
@@ -114,29 +117,52 @@ def convert(
     refuse_existing(out_dir)
     weights = load_checkpoint(checkpoint)
     info = describe(weights, str(checkpoint))
-    refuse_shared_memory(weights, checkpoint)
-    shards = plan_shards(weights, dtype, parse_size(max_shard_size))
+    limit = parse_size(max_shard_size)
     with new_directory(out_dir) as folder:
-        with tqdm(total=total_bytes(weights, dtype), unit="B", unit_scale=True, disable=not progress) as bar:
-            bar.set_description("weights")
-            write_shards(weights, shards, folder, dtype, bar, checkpoint)
-        config = model_config(info, dtype or info.main_dtype)
-        config.save_pretrained(folder)
-        GenerationConfig(bos_token_id=0, eos_token_id=0, pad_token_id=0).save_pretrained(folder)
-        fast_tokenizer.save_tokenizers(folder)
-        for file in code_files(info.version):
-            shutil.copy(file, folder)
-        (folder / "README.md").write_text(model_card(info, checkpoint.name), encoding="utf-8")
+        write_model(folder, weights, info, checkpoint, dtype=dtype, shard_limit=limit, progress=progress)
     return out_dir
 
 
-def refuse_shared_memory(weights: dict[str, Tensor], checkpoint: Path) -> None:
+def write_model(
+    folder: Path,
+    weights: dict[str, Tensor],
+    info: CheckpointInfo,
+    source: Path,
+    dtype: torch.dtype | None = None,
+    shard_limit: int = 5 * 10**9,
+    context_length: int = 4096,
+    progress: bool = True,
+) -> None:
+    """Write everything that a model directory holds into ``folder``.
+
+    Args:
+        weights: tensors by their names in the checkpoint; each is read once, in order.
+        source: the file or directory that they come from, for messages and for the model card.
+        shard_limit: bytes.
+
+    Raises:
+        InputError: two tensors share memory, or a number is not finite.
+    """
+    refuse_shared_memory(weights, source)
+    shards = plan_shards(weights, dtype, shard_limit)
+    with tqdm(total=total_bytes(weights, dtype), unit="B", unit_scale=True, disable=not progress) as bar:
+        bar.set_description("weights")
+        write_shards(weights, shards, folder, dtype, bar, source)
+    model_config(info, dtype or info.main_dtype, context_length).save_pretrained(folder)
+    GenerationConfig(bos_token_id=0, eos_token_id=0, pad_token_id=0).save_pretrained(folder)
+    fast_tokenizer.save_tokenizers(folder)
+    for file in code_files(info.version):
+        shutil.copy(file, folder)
+    (folder / "README.md").write_text(model_card(info, source.name), encoding="utf-8")
+
+
+def refuse_shared_memory(weights: dict[str, Tensor], source: Path) -> None:
     """Raise InputError if two tensors are views of the same memory, which safetensors cannot express."""
     owners: dict[int, str] = {}
     for name, weight in weights.items():
         other = owners.setdefault(weight.untyped_storage().data_ptr(), name)
         if other != name:
-            raise InputError(f"{checkpoint}: {other} and {name} share memory; save the checkpoint with clones of both.")
+            raise InputError(f"{source}: {other} and {name} share memory; save the checkpoint with clones of both.")
 
 
 def parse_size(text: str) -> int:
@@ -176,14 +202,14 @@ def write_shards(
     folder: Path,
     dtype: torch.dtype | None,
     bar: tqdm,
-    checkpoint: Path,
+    source: Path,
 ) -> None:
     """Write the weights files, and their index if there is more than one."""
     index = {}
     for number, names in enumerate(shards, start=1):
         only = len(shards) == 1
         file = "model.safetensors" if only else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        write_safetensors(folder / file, {name: weights[name] for name in names}, dtype, bar, checkpoint)
+        write_safetensors(folder / file, {name: weights[name] for name in names}, dtype, bar, source)
         index |= {hub_name(name): file for name in names}
     if len(shards) > 1:
         content = {"metadata": {"total_size": total_bytes(weights, dtype)}, "weight_map": index}
@@ -191,7 +217,7 @@ def write_shards(
 
 
 def write_safetensors(
-    path: Path, weights: dict[str, Tensor], dtype: torch.dtype | None, bar: tqdm, checkpoint: Path
+    path: Path, weights: dict[str, Tensor], dtype: torch.dtype | None, bar: tqdm, source: Path
 ) -> None:
     """Write one safetensors file piece by piece (the library's own writer holds the whole file in memory).
 
@@ -211,16 +237,19 @@ def write_safetensors(
         file.write(struct.pack("<Q", len(text)) + text)
         for name, weight in weights.items():
             for piece in pieces(weight):
-                if not torch.isfinite(piece).all():
-                    raise InputError(f"{checkpoint}: {name} has numbers that are not finite; get an intact checkpoint.")
+                if not is_finite(piece):
+                    raise InputError(f"{source}: {name} has numbers that are not finite; get an intact checkpoint.")
                 data = piece.to(dtype or weight.dtype)
-                if dtype and not torch.isfinite(data).all():
-                    raise InputError(f"{checkpoint}: {name} has numbers too large for {dtype}; choose another --dtype.")
+                if data.dtype != piece.dtype and not is_finite(data):
+                    raise InputError(f"{source}: {name} has numbers too large for {dtype}; choose another --dtype.")
                 data = data.view(torch.uint8).numpy()
                 file.write(memoryview(data))
                 bar.update(data.nbytes)
-        file.flush()
-        os.fsync(file.fileno())
+
+
+def is_finite(piece: Tensor) -> bool:
+    """Say whether no number is infinite or NaN; ``aminmax`` carries both along, at the speed of reading memory."""
+    return all(map(math.isfinite, torch.stack(torch.aminmax(piece)).tolist()))
 
 
 def pieces(weight: Tensor) -> Iterator[Tensor]:

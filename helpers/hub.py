@@ -1,52 +1,132 @@
 """The Hugging Face Hub: download BlinkDL's checkpoints, upload converted directories."""
 
 import argparse
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.file_download import HfFileMetadata, http_get, repo_folder_name
+from huggingface_hub.utils import build_hf_headers, filter_repo_objects, httpx, validate_repo_id
 
+from .atomic import locked
+from .checkpoints import sha256
 from .errors import InputError
+from .model_dir import weight_files
+
+NOT_UPLOADED = [".*", "*/.*", "__pycache__/*", "*/__pycache__/*"]
 
 
 def download_checkpoint(repo_id: str, file_name: str, revision: str | None = None) -> Path:
-    """Download one file from the Hub, or find it in the local cache, and return its path.
+    """Download one file from the Hub into Hugging Face's cache, or find it there, and return its path.
 
-    A download that broke off is resumed, and the file appears in the cache only when it is complete.
+    A download that broke off, even by the end of the process, is resumed where it stopped. The file gets its name only
+    after its SHA-256 has been compared with the one that the Hub announces.
 
     Raises:
-        InputError: no network, or no such repository, revision or file.
+        InputError: no network and no copy in the cache, no such repository, revision or file, or a damaged download.
     """
+    where = f"{file_name} of {repo_id}" + (f" at {revision}" if revision else "")
+    with clear_errors(f"download {where}"):
+        try:
+            url = hf_hub_url(repo_id, file_name, revision=revision)
+            metadata = get_hf_file_metadata(url)
+        except (httpx.TransportError, OfflineModeIsEnabled):
+            metadata = None
+        if metadata and re.fullmatch(r"[0-9a-f]{64}", metadata.etag or ""):  # a large file: the tag is its SHA-256
+            fetch(metadata, url, repo_id, where)
+        return Path(hf_hub_download(repo_id, file_name, revision=revision, local_files_only=metadata is None))
+
+
+def fetch(metadata: HfFileMetadata, url: str, repo_id: str, where: str) -> None:
+    """Put a large file into the cache, under its SHA-256 as the cache keeps it, unless it is there already.
+
+    Raises:
+        InputError: another process is downloading it, or it arrived damaged.
+    """
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type="model") / "blobs"
+    blob = folder / metadata.etag
+    if blob.exists():
+        return
+    with locked(folder / f"{metadata.etag}.partial", Path(where)):
+        partial = folder / f"{metadata.etag}.partial" / "data"
+        with open(partial, "ab") as file:
+            http_get(url, file, resume_size=file.tell(), headers=build_hf_headers(), expected_size=metadata.size)
+        if sha256(partial) != metadata.etag:
+            partial.unlink()
+            raise InputError(f"{where} arrived damaged: its SHA-256 is not the announced one; run the command again.")
+        partial.replace(blob)
+        partial.parent.rmdir()
+
+
+@contextmanager
+def clear_errors(what: str) -> Iterator[None]:
+    """Turn what the Hub or the network may raise into one sentence."""
     try:
-        return Path(hf_hub_download(repo_id, file_name, revision=revision))
+        yield
+    except OfflineModeIsEnabled:
+        raise InputError(f"Cannot {what}: the network is switched off by HF_HUB_OFFLINE; unset it first.") from None
     except LocalEntryNotFoundError:
         raise InputError(
-            f"Cannot reach the Hub for {repo_id}/{file_name}, and it is not in the cache; "
+            f"Cannot {what}: the Hub cannot be reached, and there is no copy in the cache; "
             "connect to the network, or download the file elsewhere and give its path."
         ) from None
     except (HfHubHTTPError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"Cannot download {file_name} from {repo_id}: {reason} Check both names.") from None
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = next((line for line in lines if not re.match(r"\d{3} |Client error|Server error", line)), lines[0])
+        raise InputError(f"Cannot {what}: {reason.rstrip('.')}; check the names, and log in if need be.") from None
+    except (httpx.HTTPError, OSError) as error:
+        raise InputError(f"Cannot {what}: {error}; check the network and the disk, and try again.") from None
+
+
+def files_to_push(folder: Path) -> list[Path]:
+    """Return the files of a converted directory that belong on the Hub: all but hidden ones.
+
+    Raises:
+        InputError: ``folder`` is no converted directory.
+    """
+    weight_files(folder)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} is not a converted model: it has no config.json; give a directory made by convert.")
+    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+    return [folder / name for name in filter_repo_objects(names, ignore_patterns=NOT_UPLOADED)]
+
+
+def certificate_of(folder: Path) -> str:
+    """Say in a sentence whether the directory carries a parity certificate, and whether it is about these weights."""
+    try:
+        certificate = json.loads((folder / "parity.json").read_text(encoding="utf-8"))
+        hashes, passed = certificate["converted"], certificate["passed"]
+    except FileNotFoundError:
+        return "There is no parity certificate; python -m helpers verify makes one."
+    except (OSError, ValueError, KeyError, TypeError):
+        return "parity.json is not readable; make it again with python -m helpers verify."
+    if hashes != {file.name: sha256(file) for file in weight_files(folder)}:
+        return "The parity certificate is about other weights; make it again with python -m helpers verify."
+    return "The parity certificate passed." if passed else "The parity certificate says that the model FAILED."
 
 
 def push(folder: Path, repo_id: str, private: bool = False, dry_run: bool = False) -> list[Path]:
     """Upload a converted directory to ``repo_id``, creating the repository if needed, and return the files.
 
     Raises:
-        InputError: ``folder`` is no converted directory, there is no network, or the Hub refuses.
+        InputError: ``folder`` is no converted directory, there is no network, the Hub refuses, or ``private`` is wanted
+            and the repository is there already and public.
     """
-    if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):
-        raise InputError(f"{folder} is not a converted model: it needs config.json and model.safetensors; run convert.")
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    if dry_run:
-        return files
-    api = HfApi()
-    try:
+    files = files_to_push(folder)
+    with clear_errors(f"upload to {repo_id}"):
+        validate_repo_id(repo_id)
+        if dry_run:
+            return files
+        api = HfApi()
         api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload converted RWKV model")
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"Cannot upload to {repo_id}: {reason} Check the name, the network and your login.") from None
+        if private and not api.model_info(repo_id).private:
+            raise InputError(f"{repo_id} exists and is public; make it private first, or give another name.")
+        message = "Upload converted RWKV model"
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message, ignore_patterns=NOT_UPLOADED)
     return files
 
 
@@ -59,7 +139,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     files = push(args.folder, args.repo_id, args.private, args.dry_run)
-    print(f"{'would upload' if args.dry_run else 'uploaded'} to {args.repo_id}:")
+    size = sum(file.stat().st_size for file in files)
+    kind = "private" if args.private else "public"
+    print(f"{f'would upload ({kind})' if args.dry_run else 'uploaded'} to {args.repo_id}, {size:,} bytes:")
     for file in files:
         print(f"  {file.stat().st_size:>14,}  {file.relative_to(args.folder)}")
+    print(certificate_of(args.folder))
     return 0

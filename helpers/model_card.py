@@ -1,4 +1,6 @@
-"""The README.md of a converted model: what it is, how to load it, where it came from."""
+"""The README.md of a converted model: what it is, how to load it, where it came from, and the proof of it."""
+
+import re
 
 from .checkpoints import CheckpointInfo
 
@@ -50,3 +52,62 @@ def model_card(info: CheckpointInfo, source: str) -> str:
         trust=not native,
         note=NATIVE if native else CUSTOM,
     )
+
+
+BEGIN, END = "<!-- parity certificate, by verify -->", "<!-- end of the parity certificate -->"
+SIDES = ("original", "converted")
+CERTIFICATE = """## Parity certificate: {verdict}
+
+This model in transformers, against `{file}` in BlinkDL's `rwkv` package; both in fp32, without a prefix token, on the
+same ids. Every number is in [parity.json](parity.json). SHA-256 of that file: `{sha256}`.
+
+| what | compared | result |
+|---|---|---|
+{rows}
+
+Versions: {versions}.
+"""
+
+
+def with_certificate(card: str, certificate: dict) -> str:
+    """Return the card with a section about the certificate, in the place of an earlier one or at the end."""
+    section = CERTIFICATE.format(
+        verdict="passed" if certificate["passed"] else "FAILED",
+        rows="\n".join(f"| {' | '.join(row)} |" for row in certificate_rows(certificate)),
+        versions=", ".join(f"{name} {number}" for name, number in certificate["versions"].items()),
+        **certificate["original"],
+    )
+    rest = re.sub(rf"\n*{re.escape(BEGIN)}.*?{re.escape(END)}\n*", "\n", card, flags=re.DOTALL)
+    return f"{rest.rstrip()}\n\n{BEGIN}\n{section}{END}\n".lstrip()
+
+
+def certificate_rows(certificate: dict) -> list[tuple[str, str, str]]:
+    """Return the rows of the table: what was compared, on what, and the result."""
+    runs, weights, tokenizers = (certificate[name] for name in ("runs", "weights", "tokenizers"))
+    tokens = sum(run["tokens"] for run in runs)
+    mean = sum(run["mean_abs_logit_diff"] * run["tokens"] for run in runs) / tokens
+    worst, largest, state = (
+        max(run[name] for run in runs) for name in ("max_abs_logit_diff", "max_abs_logit", "max_state_diff")
+    )
+    cast = f"after a change to {', '.join(weights['cast_to'])}" if weights["cast_to"] else "bit for bit"
+    same = min(run["argmax_agreement"] for run in runs)
+    rows = [
+        ("weights", f"{weights['tensors']} tensors", f"{weights['identical']} equal, {cast}"),
+        (
+            "logits",
+            f"{len(runs)} runs, prefill and decoding, {tokens:,} tokens",
+            f"largest difference {worst:.1e}, mean {mean:.1e}; the largest logit is {largest:.1f}",
+        ),
+        ("next token", "every position of these runs", f"the same at {same:.2%} or more of a run"),
+        ("state", "after each run", f"largest difference {state:.1e} of the largest number"),
+        (
+            "tokenizers",
+            f"{tokenizers['texts']:,} texts",
+            f"other ids: fast {tokenizers['fast_mismatches']}, Python {tokenizers['slow_mismatches']}",
+        ),
+    ]
+    if scores := certificate.get("lambada"):
+        sides = [f"{side} ppl {scores[side]['ppl']:.2f} acc {scores[side]['acc']:.2f}" for side in SIDES]
+        difference = f"largest difference of a passage {scores['max_abs_logprob_diff']:.1e}"
+        rows.append(("LAMBADA", f"{scores['documents']:,} passages", "; ".join([*sides, difference])))
+    return rows + [("**outside the tolerance**", sentence, "**failed**") for sentence in certificate["failures"]]

@@ -22,6 +22,7 @@ class Handler(BaseHTTPRequestHandler):
 
     root: Path
     requests: list[str]
+    private: set[str]  # names of private repositories
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *args) -> None:
@@ -31,7 +32,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_file(with_body=False)
 
     def do_GET(self) -> None:
-        self.send_file(with_body=True)
+        if (match := re.fullmatch(r"/api/models/([^/]+/[^/]+)", self.path)) and (self.root / match[1]).is_dir():
+            return self.answer(200, {"id": match[1], "private": match[1] in self.private, "siblings": []})
+        return self.send_file(with_body=True)
 
     def do_PUT(self) -> None:
         self.requests.append(f"PUT {self.path}")
@@ -49,7 +52,12 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/api/repos/create":
             fields = json.loads(body)
             name = "/".join(filter(None, (fields.get("organization") or "me", fields["name"])))
-            (self.root / name).mkdir(parents=True, exist_ok=True)
+            if (self.root / name).exists():
+                error = "You already created this model repo"
+                return self.answer(409, {"error": error, "url": f"{self.base}/{name}"})
+            (self.root / name).mkdir(parents=True)
+            if fields.get("private") or fields.get("visibility") == "private":
+                self.private.add(name)
             return self.answer(200, {"url": f"{self.base}/{name}"})
         if self.path == "/api/validate-yaml":
             return self.answer(200, {"errors": [], "warnings": []})
@@ -98,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
         return body
 
     def send_file(self, with_body: bool) -> None:
-        self.requests.append(f"{self.command} {self.path}")
+        self.requests.append(" ".join(filter(None, (self.command, self.path, self.headers.get("Range")))))
         match = re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", unquote(self.path))
         file = self.root / match[1] / match[3] if match else None
         if file is None or not file.is_file():
@@ -133,7 +141,7 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def local_hub(root: Path):
     """Serve the repositories under ``root`` and yield the address and the list of requests so far."""
-    handler = type("LocalHandler", (Handler,), {"root": root, "requests": []})
+    handler = type("LocalHandler", (Handler,), {"root": root, "requests": [], "private": set()})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -235,7 +235,7 @@ def test_command_line(small, tmp_path, capsys, monkeypatch):
 def test_no_network_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match=r"Cannot reach the Hub for BlinkDL/nothing/a\.pth"):
+    with pytest.raises(InputError, match=r"a\.pth of BlinkDL/nothing: the Hub cannot be reached"):
         hub.download_checkpoint("BlinkDL/nothing", "a.pth")
 
 

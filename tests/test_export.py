@@ -1,0 +1,210 @@
+"""The way back to ``.pth``, and old directories brought up to date: bit for bit, or not at all."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, RwkvForCausalLM
+
+from helpers import __main__ as cli
+from helpers import checkpoints, conversion, oracle, parity, synthetic
+from helpers.errors import InputError
+from helpers.export import export
+from helpers.model_dir import load_converted
+from helpers.refresh import refresh
+
+FORMS = {
+    "4": {"version": "4"},
+    "5.0": {"version": "5.0"},
+    "5.0 raw bonus": {"version": "5.0", "bonus_name": "time_faaaa", "decay_shape": (2, 1)},
+    "5.0 time_state": {"version": "5.0", "time_state": True},
+    "5.1": {"version": "5.1", "head_size": 8},
+    "5.2": {"version": "5.2", "head_size": 16},
+    "5.2 odd sizes": {"version": "5.2", "hidden_size": 72, "head_size": 24, "ffn_size": 100, "time_state": True},
+}
+
+
+@pytest.fixture
+def small(tmp_path):
+    """The path of a small RWKV-5.0 checkpoint, and its converted directory."""
+    path = synthetic.write_random_checkpoint(tmp_path / "small.pth", vocab_size=300)
+    return path, conversion.convert(path, tmp_path / "converted", progress=False)
+
+
+def assert_same_tensors(path, original):
+    tensors, expected = checkpoints.load_checkpoint(path), checkpoints.load_checkpoint(original)
+    assert list(tensors) == list(expected)
+    for name, weight in expected.items():
+        assert tensors[name].dtype == weight.dtype, name
+        assert torch.equal(tensors[name], weight), name
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_export_is_the_original(form, dtype, tmp_path):
+    path = synthetic.write_random_checkpoint(tmp_path / "a.pth", vocab_size=300, dtype=dtype, **FORMS[form])
+    folder = conversion.convert(path, tmp_path / "converted", max_shard_size="50KB", progress=False)
+    assert_same_tensors(export(folder, tmp_path / "back.pth"), path)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_rwkv_package_loads_an_export(form, tmp_path):
+    """Original, export and converted model give the same logits and states, whatever form the file has."""
+    options = {"vocab_size": 300, "dtype": torch.float32, **FORMS[form]}
+    path = synthetic.write_random_checkpoint(tmp_path / "a.pth", **options)
+    folder = conversion.convert(path, tmp_path / "converted", progress=False)
+    back = oracle.load_oracle(export(folder, tmp_path / "back.pth"))
+    ids = torch.randint(1, 300, (65,), generator=torch.Generator().manual_seed(0)).tolist()
+    expected, _ = oracle.load_oracle(path).forward(ids, None, full_output=True)
+    assert torch.equal(back.forward(ids, None, full_output=True)[0], expected)
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+    for result in (parity.compare_prefill(back, model, ids), parity.compare_decode(back, model, ids)):
+        assert result.max_abs_logit_diff <= 1e-4  # a hundred roundings of logits near 10
+        assert result.where(1e-4) is None
+
+
+def test_export_refuses(small, tmp_path, capsys):
+    path, folder = small
+    (tmp_path / "empty").mkdir()
+    for target, message in ((path, "already exists"), (folder, "already exists"), (tmp_path / "empty", "a directory")):
+        with pytest.raises(InputError, match=message):
+            export(folder, target)
+    with pytest.raises(InputError, match="not a converted model"):
+        export(tmp_path / "empty", tmp_path / "new.pth")
+    assert cli.main(["export", str(tmp_path / "nowhere"), str(tmp_path / "new.pth")]) == 2
+    assert "not a converted model" in capsys.readouterr().err
+    assert cli.main(["export", str(folder), str(tmp_path / "new.pth")]) == 0
+    assert_same_tensors(tmp_path / "new.pth", path)
+
+
+def damage(folder, how):
+    weights = folder / "model.safetensors"
+    if how == "cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif how == "index":
+        weights.unlink()
+        (folder / "model.safetensors.index.json").write_text('{"weight_map": 3}')
+    elif how == "shard":
+        weights.unlink()
+        (folder / "model.safetensors.index.json").write_text('{"weight_map": {"head.weight": "gone.safetensors"}}')
+    elif how == "foreign":
+        save_file({**load_file(weights), "lm_head.weight": torch.ones(3, 3)}, weights)
+    elif how == "missing":
+        tensors = load_file(weights)
+        del tensors["head.weight"]
+        save_file(tensors, weights)
+    elif how == "infinite":
+        save_file({**load_file(weights), "rwkv.ln_out.bias": torch.full((64,), float("inf"))}, weights)
+    elif how == "config":
+        (folder / "config.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("cut", "damaged"),
+        ("index", "not an index"),
+        ("shard", "has no gone.safetensors"),
+        ("foreign", "lm_head.weight is not a tensor of a converted RWKV model"),
+        ("missing", "no tensor head.weight"),
+        ("infinite", "ln_out.bias has numbers that are not finite"),
+        ("config", "not a configuration"),
+    ],
+)
+def test_a_damaged_directory_is_refused_and_left_alone(how, message, small, tmp_path):
+    _, folder = small
+    damage(folder, how)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(InputError, match=message):
+        refresh(folder, progress=False)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["converted", "small.pth"]
+
+
+def old_directory(folder, checkpoint, version, shards, suffix):
+    """Write what the older converters made of a checkpoint, as the published repositories have it."""
+    folder.mkdir()
+    tensors = {conversion.hub_name(n): w.clone() for n, w in checkpoints.load_checkpoint(checkpoint).items()}
+    names = list(tensors)
+    parts = [names[i::shards] for i in range(shards)]
+    stem = {".bin": "pytorch_model", ".safetensors": "model"}[suffix]
+    index = {}
+    for number, part in enumerate(parts, start=1):
+        file = f"{stem}{suffix}" if shards == 1 else f"{stem}-{number:05d}-of-{shards:05d}{suffix}"
+        part_tensors = {name: tensors[name] for name in part}
+        if suffix == ".bin":
+            torch.save(part_tensors, folder / file)
+        else:
+            save_file(part_tensors, folder / file)
+        index |= dict.fromkeys(part, file)
+    if shards > 1:
+        (folder / f"{stem}{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    config = {"architectures": ["RwkvForCausalLM"], "model_type": "rwkv", "context_length": 1024, "rescale_every": 6,
+              "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 65536, "transformers_version": "4.34.0",
+              "intermediate_size": None, "bos_token_id": 0, "eos_token_id": 0}  # fmt: skip
+    if version != "4":
+        auto_map = {
+            "AutoConfig": "configuration_rwkv5.Rwkv5Config",
+            "AutoModelForCausalLM": "modeling_rwkv5.Rwkv5ForCausalLM",
+        }
+        config |= {"model_type": "rwkv5", "architectures": ["Rwkv5ForCausalLM"], "auto_map": auto_map, "head_size": 32}
+    (folder / "config.json").write_text(json.dumps(config))
+    tokenizer = {"tokenizer_class": "RWKVWorldTokenizer", "auto_map": {
+        "AutoTokenizer": ["tokenization_rwkv_world.RWKVWorldTokenizer", None]}}  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    code = ("configuration_rwkv5.py", "modeling_rwkv5.py", "tokenization_rwkv_world.py")
+    for name in (*code, "rwkv_vocab_v20230424.json", "special_tokens_map.json", "vocab.txt"):
+        (folder / name).write_text("raise RuntimeError('code for transformers 4')")
+    (folder / "README.md").write_text("an old card")
+    (folder / "LICENSE").write_text("Apache")
+    (folder / ".git" / "objects").mkdir(parents=True)
+    (folder / ".git" / "objects" / "1").write_text("an object")
+
+
+@pytest.mark.parametrize(("shards", "suffix"), [(1, ".bin"), (2, ".bin"), (1, ".safetensors"), (2, ".safetensors")])
+@pytest.mark.parametrize("version", ["4", "5.0", "5.2"])
+def test_refresh(version, shards, suffix, tmp_path):
+    path = synthetic.write_random_checkpoint(tmp_path / "a.pth", version, hidden_size=64)
+    folder = tmp_path / "old"
+    old_directory(folder, path, version, shards, suffix)
+    assert cli.main(["refresh", str(folder)]) == 0
+    names = {file.name for file in folder.iterdir()}
+    today = {file.name for file in conversion.convert(path, tmp_path / "new", progress=False).iterdir()}
+    assert names == today | {"LICENSE", ".git", "README.old.md"}
+    assert (folder / "README.old.md").read_text() == "an old card"
+    assert (folder / ".git" / "objects" / "1").read_text() == "an object"
+    assert json.loads((folder / "config.json").read_text())["context_length"] == 1024
+    weights, _ = load_converted(folder)
+    assert all(torch.equal(weights[name], w) for name, w in checkpoints.load_checkpoint(path).items())
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    assert type(model).__name__ == ("Rwkv4ForCausalLM" if version == "4" else "Rwkv5ForCausalLM")
+    if version == "4":
+        assert isinstance(AutoModelForCausalLM.from_pretrained(folder), RwkvForCausalLM)
+        assert model.config.rescale_every == 0
+    assert AutoTokenizer.from_pretrained(folder, trust_remote_code=False)("你好").input_ids == [10464, 11685]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.pth", "new", "old"]
+
+
+def test_refreshing_twice_changes_nothing_more(small):
+    _, folder = small
+    (folder / "notes.txt").write_text("kept")
+    refresh(folder, progress=False)
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    refresh(folder, progress=False)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+
+
+def test_refresh_refuses(tmp_path, small, monkeypatch, capsys):
+    _, folder = small
+    monkeypatch.chdir(folder)
+    assert cli.main(["refresh", "."]) == 2
+    assert "holds the current directory" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["refresh", "nowhere"]) == 2
+    assert cli.main(["refresh", "small.pth"]) == 2
+    shutil.rmtree(folder)
+    folder.mkdir()
+    assert cli.main(["refresh", "converted"]) == 2
+    assert "no model.safetensors" in capsys.readouterr().err

@@ -1,0 +1,172 @@
+"""The certificate: it passes for a true conversion, and names what is wrong with a false one."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from helpers import __main__ as cli
+from helpers import conversion, parity, synthetic, verify
+from helpers.errors import InputError
+from helpers.model_card import BEGIN, with_certificate
+
+QUICK = {"lengths": (1, 65), "seeds": (0,), "progress": False}
+
+
+@pytest.fixture(autouse=True)
+def fewer_texts(request, monkeypatch):
+    """Compare tokenizers on few texts, except in the tests that are about them."""
+    if "tokenizer" not in request.node.name:
+        monkeypatch.setattr(verify, "load_cases", list)
+        monkeypatch.setattr(verify, "fuzz_texts", lambda count: ["The sea", "海"])
+
+
+def make(tmp_path, version="5.0", **options):
+    """Return a small checkpoint and its converted directory."""
+    path = synthetic.write_random_checkpoint(tmp_path / "a.pth", version, **options)
+    return path, conversion.convert(path, tmp_path / "converted", progress=False)
+
+
+def change(folder, name, function):
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    tensors[name] = function(tensors[name])
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("version", ["4", "5.0", "5.1", "5.2"])
+def test_a_conversion_passes(version, tmp_path):
+    path, folder = make(tmp_path, version, vocab_size=300, hidden_size=32, head_size=8)
+    certificate = verify.verify(path, folder, **QUICK)
+    assert certificate["passed"], certificate["failures"]
+    assert certificate == json.loads((folder / "parity.json").read_text())
+    assert certificate["weights"]["identical"] == certificate["weights"]["tensors"]
+    classes = {row["class"] for row in certificate["runs"]}
+    assert classes == ({"RwkvForCausalLM", "Rwkv4ForCausalLM"} if version == "4" else {"Rwkv5ForCausalLM"})
+    assert {row["mode"] for row in certificate["runs"]} == {"prefill", "decode"}
+    assert all(row["max_abs_logit_diff"] <= 1e-4 for row in certificate["runs"])
+    card = (folder / "README.md").read_text()
+    assert "Parity certificate: passed" in card
+
+
+def test_languages_and_lambada(tmp_path, capsys):
+    path, folder = make(tmp_path, hidden_size=32, head_size=16)
+    data = tmp_path / "passages.jsonl"
+    data.write_text("".join(json.dumps({"text": f"Anna saw the {word}, and she took the {word}"}) + "\n"
+                            for word in ("boat", "lamp", "key")))  # fmt: skip
+    arguments = [
+        "verify",
+        str(path),
+        str(folder),
+        "--lengths",
+        "5",
+        "--seeds",
+        "3",
+        "--data",
+        str(data),
+        "--limit",
+        "2",
+    ]
+    assert cli.main(arguments) == 0
+    certificate = json.loads((folder / "parity.json").read_text())
+    assert set(verify.TEXTS) <= {row["input"] for row in certificate["runs"]}
+    assert certificate["lambada"]["documents"] == 2
+    assert certificate["lambada"]["max_abs_logprob_diff"] <= 1e-3
+    assert certificate["lambada"]["original"]["ppl"] == pytest.approx(
+        certificate["lambada"]["converted"]["ppl"], rel=1e-3
+    )
+    assert "| LAMBADA | 2 passages |" in (folder / "README.md").read_text()
+    assert "passed: see" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("rwkv.embeddings.weight", "the embedding or pre_ln"),
+        ("rwkv.blocks.1.ln1.weight", "the channel-mix of block 0, or ln1 of block 1"),
+        ("rwkv.blocks.1.attention.value.weight", "block 1, inside its time-mix"),
+        ("rwkv.blocks.1.attention.output.weight", "block 1, the output of its time-mix"),
+        ("rwkv.blocks.0.feed_forward.value.weight", "the channel-mix of block 0"),
+        ("rwkv.blocks.1.feed_forward.key.weight", "after the state of block 1"),
+        ("head.weight", "the head"),
+    ],
+)
+def test_the_first_difference_is_named(name, where, tmp_path, capsys):
+    path, folder = make(tmp_path, vocab_size=300)
+    change(folder, name, lambda weight: weight * 1.25)
+    assert cli.main(["verify", str(path), str(folder), "--lengths", "9", "--seeds", "0"]) == 1
+    out = capsys.readouterr().out
+    assert where in out
+    old_name = conversion.pth_name(name)
+    assert f"1 tensors have other numbers, the first is {old_name}" in out
+    assert "Parity certificate: FAILED" in (folder / "README.md").read_text()
+
+
+def test_a_cast_is_said_and_needs_a_tolerance(tmp_path):
+    path = synthetic.write_random_checkpoint(tmp_path / "a.pth", vocab_size=300, dtype=torch.float32)
+    folder = conversion.convert(path, tmp_path / "converted", torch.bfloat16, progress=False)
+    strict = verify.verify(path, folder, **QUICK)
+    assert not strict["passed"]
+    assert strict["weights"]["cast_to"] == ["bfloat16"]
+    assert strict["weights"]["different"] == []  # it is the cast, and nothing else
+    assert verify.verify(path, folder, tolerance=0.1, **QUICK)["passed"]  # bf16 keeps 8 bits of each weight
+
+
+def test_another_tokenizer_fails(tmp_path):
+    path, folder = make(tmp_path, vocab_size=300)
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    vocab = tokenizer["model"]["vocab"]
+    vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
+    file.write_text(json.dumps(tokenizer), encoding="utf-8")
+    certificate = verify.verify(path, folder, **QUICK)
+    assert certificate["tokenizers"]["texts"] > 2000
+    assert certificate["tokenizers"]["fast_mismatches"] > 0
+    assert certificate["tokenizers"]["slow_mismatches"] == 0
+    assert any("fast tokenizer" in sentence for sentence in certificate["failures"])
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
+    path, folder = make(tmp_path, vocab_size=300)
+    (tmp_path / "more").mkdir()
+    other, _ = make(tmp_path / "more", "5.2", vocab_size=300)
+    one = synthetic.write_random_checkpoint(tmp_path / "one.pth", vocab_size=300, layers=1)
+    one_folder = conversion.convert(one, tmp_path / "one", progress=False)
+    before = sorted(file.name for file in folder.iterdir())
+    for arguments, message in (
+        ([other, folder], "its version is 5.0, not 5.2"),
+        ([one, one_folder], "one layer"),
+        ([tmp_path / "no.pth", folder], "There is no file"),
+        ([path, tmp_path], "not a converted model"),
+        ([path, folder, "--data", "no.jsonl"], "no.jsonl"),
+        ([path, folder, "--lengths", "0"], "at least one length"),
+    ):
+        assert cli.main(["verify", *map(str, arguments)]) == 2
+        assert message in capsys.readouterr().err
+    assert sorted(file.name for file in folder.iterdir()) == before
+
+
+def test_not_a_number_is_no_agreement():
+    state = tuple(torch.zeros(1, 2, 3) for _ in range(3))
+    logits = torch.zeros(4, 5)
+    bad = logits.clone()
+    bad[2, 2] = float("nan")
+    assert parity.compare((logits, state), (logits, state)).within(1e-4)
+    assert not parity.compare((bad, state), (logits, state)).within(1e-4)
+    broken = (state[0], torch.full((1, 2, 3), float("nan")), state[2])
+    assert parity.compare((logits, broken), (logits, state)).first_different_block() == 0
+
+
+def test_the_card_keeps_what_is_around_the_section(tmp_path):
+    path, folder = make(tmp_path, vocab_size=300)
+    certificate = verify.verify(path, folder, **QUICK)
+    assert verify.verify(path, folder, **QUICK) == certificate
+    assert (folder / "README.md").read_text().count(BEGIN) == 1
+    card = with_certificate("# Mine\n\ntext\n", certificate)
+    later = with_certificate(card + "\nmore text\n", certificate)
+    assert later.startswith("# Mine\n\ntext\n")
+    assert later.count(BEGIN) == 1
+    assert "more text" in later
+    with pytest.raises(InputError, match="at least one length"):
+        verify.verify(path, folder, lengths=())
