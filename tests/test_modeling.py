@@ -129,8 +129,7 @@ def test_wkv5_chunked_is_the_recurrence(lengths, channels, strength, size):
 
 @pytest.mark.parametrize("lengths", [None, [37, 5, 0]])
 @pytest.mark.parametrize("scale", [1.0, 100.0], ids=["usual keys", "huge keys"])
-@pytest.mark.parametrize("size", [1, 8, 64], ids="chunks of {}".format)
-def test_wkv4_chunked_is_the_recurrence(lengths, scale, size):
+def test_wkv4_scan_is_the_recurrence(lengths, scale):
     generator = torch.Generator().manual_seed(0)
     k, v = torch.randn(2, 3, 37, 8, generator=generator, dtype=torch.float64)
     w = -torch.exp(2 * torch.randn(8, generator=generator, dtype=torch.float64))
@@ -138,14 +137,14 @@ def test_wkv4_chunked_is_the_recurrence(lengths, scale, size):
     state = torch.tensor([0.0, 0.0, rwkv4.EMPTY], dtype=torch.float64).view(1, 3, 1).expand(3, 3, 8)
     lengths = lengths and torch.tensor(lengths)
     y, after = rwkv4.wkv4_recurrent(scale * k, v, w, u, state, lengths)
-    y2, after2 = rwkv4.wkv4_chunked(scale * k, v, w, u, state, lengths, size)
+    y2, after2 = rwkv4.wkv4_scan(scale * k, v, w, u, state, lengths)
     for row in range(3):
         length = 37 if lengths is None else int(lengths[row])
         torch.testing.assert_close(y2[row, :length], y[row, :length], atol=1e-10, rtol=1e-10)
     torch.testing.assert_close(after2, after, atol=1e-10, rtol=1e-10)
 
 
-def test_gradients_of_the_chunked_forms():
+def test_gradients_of_the_parallel_forms():
     """Every input has the gradient of the function it enters, decay and bonus too: compared with finite differences."""
     generator = torch.Generator().manual_seed(0)
 
@@ -159,9 +158,7 @@ def test_gradients_of_the_chunked_forms():
         )
     start = torch.tensor([0.0, 0.0, rwkv4.EMPTY], dtype=torch.float64).view(1, 3, 1).expand(1, 3, 3)
     inputs = [normal(1, 18, 3), normal(1, 18, 3), normal(3), normal(3)]
-    assert torch.autograd.gradcheck(
-        lambda k, v, w, u: rwkv4.wkv4_chunked(k, v, -torch.exp(w), u, start, size=8)[0], inputs
-    )
+    assert torch.autograd.gradcheck(lambda k, v, w, u: rwkv4.wkv4_scan(k, v, -torch.exp(w), u, start)[0], inputs)
 
 
 def test_every_parameter_learns(pair):

@@ -14,38 +14,44 @@ saves unchanged weights after a forward, and works with beam search and with a s
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import RwkvConfig
 from transformers import initialization as init
 
-from .rwkv_common import (
-    RwkvForCausalLM,
-    RwkvMixer,
-    RwkvModel,
-    at_least_fp32,
-    last_token,
-    mix,
-    split_chunks,
-    token_shift,
-    tokens_in_chunks,
-)
+from .rwkv_common import RwkvForCausalLM, RwkvMixer, RwkvModel, at_least_fp32, last_token, mix, token_shift
 
 EMPTY = -1e38  # the maximum before the first token: e^EMPTY is 0, and differences stay finite in fp32
 
 
-Sum = tuple[Tensor, Tensor, Tensor]  # sum of e^k v and sum of e^k, both divided by e^maximum; and that maximum
+def add(state: Tensor, log_decay: Tensor | float, later: Tensor) -> Tensor:
+    """Let a state decay, times e^log_decay, and add a later one; a state is (..., 3, A), see :func:`wkv4_recurrent`.
+
+    The new maximum cancels out in whatever is done with the result, so it needs no gradient.
+    """
+    numerator, denominator, maximum = state.unbind(-2)
+    later_numerator, later_denominator, later_maximum = later.unbind(-2)
+    maximum = maximum + log_decay
+    top = torch.maximum(maximum, later_maximum).detach()
+    old, new = torch.exp(maximum - top), torch.exp(later_maximum - top)
+    return torch.stack(
+        [old * numerator + new * later_numerator, old * denominator + new * later_denominator, top], dim=-2
+    )
 
 
-def add(a: Sum, b: Sum) -> Sum:
-    """Add two sums. The maximum cancels out in whatever is done with the result, so it needs no gradient."""
-    maximum = torch.maximum(a[2], b[2]).detach()
-    from_a, from_b = torch.exp(a[2] - maximum), torch.exp(b[2] - maximum)
-    return from_a * a[0] + from_b * b[0], from_a * a[1] + from_b * b[1], maximum
+def alone(k: Tensor, v: Tensor) -> Tensor:
+    """Return the state of one token alone, which has weight e^k and value v: (..., A) to (..., 3, A)."""
+    return torch.stack([v, torch.ones_like(v), k], dim=-2)
 
 
-def decayed(state: Sum, log_decay: Tensor) -> Sum:
-    """Multiply a sum by ``e^log_decay``."""
-    return state[0], state[1], state[2] + log_decay
+def nothing(like: Tensor) -> Tensor:
+    """Return the state before the first token, (3, 1), with dtype and device of ``like``."""
+    return like.new_tensor([0.0, 0.0, EMPTY])[:, None]
+
+
+def average(state: Tensor) -> Tensor:
+    """Return numerator / denominator of a state: (..., 3, A) to (..., A)."""
+    return state[..., 0, :] / state[..., 1, :]
 
 
 def wkv4_recurrent(
@@ -62,45 +68,49 @@ def wkv4_recurrent(
     Returns:
         wkv (B, T, A) and the state after the last real token.
     """
-    state = state.unbind(1)
-    one = torch.ones_like(state[1])
     outputs = []
     for t in range(k.shape[1]):
-        numerator, denominator, _ = add(state, (v[:, t], one, u + k[:, t]))
-        outputs.append(numerator / denominator)
-        new_state = add(decayed(state, w), (v[:, t], one, k[:, t]))
-        if lengths is not None:
-            new_state = tuple(torch.where((t < lengths)[:, None], *pair) for pair in zip(new_state, state, strict=True))
-        state = new_state
-    return torch.stack(outputs, dim=1), torch.stack(state, dim=1)
+        outputs.append(average(add(state, 0.0, alone(u + k[:, t], v[:, t]))))
+        new_state = add(state, w, alone(k[:, t], v[:, t]))
+        state = new_state if lengths is None else torch.where((t < lengths)[:, None, None], new_state, state)
+    return torch.stack(outputs, dim=1), state
 
 
-def wkv4_chunked(
-    k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None = None, size: int = 32
+def wkv4_scan(
+    k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The same as :func:`wkv4_recurrent` in about ``size + T / size`` steps instead of T.
-
-    What a chunk adds to the state does not depend on the chunks before it: token j of ``count`` adds e^k_j, decayed
-    ``count - 1 - j`` times. So the states before all chunks come from one pass over chunks, and then all chunks are
-    read at once, side by side as if they were rows of a batch.
-    """
+    """The same as :func:`wkv4_recurrent`, for all tokens at once: see :func:`running_states`."""
     tokens = k.shape[1]
-    count = tokens_in_chunks(tokens, size, lengths, k.device)[:, :, None]  # (B or 1, n, 1)
-    k, v = split_chunks(k, size), split_chunks(v, size)  # (B, n, C, A)
-    later = count[..., None] - 1 - torch.arange(size, device=k.device)[:, None]  # (B or 1, n, C, 1), < 0 in padding
-    log_weight = torch.where(later >= 0, k + later * w, EMPTY)
-    maximum = log_weight.amax(2).detach()
-    weight = torch.exp(log_weight - maximum[:, :, None]) * (later >= 0)
-    added = (weight * v).sum(2), weight.sum(2), maximum  # each (B, n, A)
+    log_decay, written = w.expand(1, tokens, -1), alone(k, v)
+    if lengths is not None:  # padding adds nothing, and nothing decays in it
+        real = (torch.arange(tokens, device=k.device) < lengths[:, None])[..., None]  # (B, T, 1)
+        log_decay, written = log_decay * real, torch.where(real[..., None], written, nothing(k))
+    log_decay = torch.cat([torch.zeros_like(log_decay[:, :1]), log_decay], dim=1)
+    states = running_states(torch.cat([state[:, None], written], dim=1), log_decay)  # (B, 1 + T, 3, A)
+    return average(add(states[:, :-1], 0.0, alone(u + k, v))), states[:, -1]
 
-    before = []
-    state = state.unbind(1)
-    for chunk in range(k.shape[1]):
-        before.append(torch.stack(state, dim=1))
-        state = add(decayed(state, count[:, chunk] * w), tuple(x[:, chunk] for x in added))
-    before = torch.stack(before, dim=1).flatten(0, 1)  # (B n, 3, A)
-    wkv, _ = wkv4_recurrent(k.flatten(0, 1), v.flatten(0, 1), w, u, before)
-    return wkv.view(len(k), -1, k.shape[3])[:, :tokens], torch.stack(state, dim=1)
+
+def running_states(states: Tensor, log_decay: Tensor) -> Tensor:
+    """Return the sum of each state and all before it, each decayed on its way: a parallel prefix sum.
+
+    Neighbours are added in pairs, which gives half as many states. Their running states are those after every second
+    token, and one more addition each gives the others. After log2(T) rounds, one state is left.
+
+    Args:
+        states: (B, T, 3, A).
+        log_decay: (B or 1, T, A), by which all that is earlier decays at each of them.
+    """
+    tokens = states.shape[1]
+    if tokens == 1:
+        return states
+    if tokens % 2:
+        states, log_decay = F.pad(states, (0, 0, 0, 0, 0, 1)), F.pad(log_decay, (0, 0, 0, 1))
+    first, second = states[:, 0::2], states[:, 1::2]
+    first_decay, second_decay = log_decay[:, 0::2], log_decay[:, 1::2]
+    after_second = running_states(add(first, second_decay, second), first_decay + second_decay)
+    after_first = add(after_second[:, :-1], first_decay[:, 1:], first[:, 1:])
+    after_first = torch.cat([first[:, :1], after_first], dim=1)
+    return torch.stack([after_first, after_second], dim=2).flatten(1, 2)[:, :tokens]
 
 
 class Rwkv4TimeMix(RwkvMixer):
@@ -125,8 +135,7 @@ class Rwkv4TimeMix(RwkvMixer):
 
     def initial_wkv(self, batch_size: int) -> Tensor:
         """Return numerator, denominator and maximum before the first token, (B, 3, A)."""
-        start = at_least_fp32(self.time_decay).new_tensor([0.0, 0.0, EMPTY])
-        return start.view(1, 3, 1).expand(batch_size, -1, len(self.time_decay))
+        return nothing(at_least_fp32(self.time_decay)).expand(batch_size, 3, len(self.time_decay))
 
     def forward(
         self, x: Tensor, last: Tensor, state: Tensor | None, lengths: Tensor | None, scale: float
@@ -136,7 +145,7 @@ class Rwkv4TimeMix(RwkvMixer):
         k = at_least_fp32(self.key(mix(x, previous, self.time_mix_key)))
         v = at_least_fp32(self.value(mix(x, previous, self.time_mix_value)))
         w, u = -torch.exp(at_least_fp32(self.time_decay)), at_least_fp32(self.time_first)
-        wkv4 = wkv4_recurrent if x.shape[1] == 1 else wkv4_chunked
+        wkv4 = wkv4_recurrent if x.shape[1] == 1 else wkv4_scan
         wkv, state = wkv4(k, v, w, u, self.initial_wkv(len(x)) if state is None else state.to(k), lengths)
         return self.output(r * wkv.to(x.dtype) * scale), last_token(x, last, lengths), state
 

@@ -249,7 +249,7 @@ class RwkvModel(RwkvPreTrainedModel):
             hidden_states = [take(x, back.to(x.device)) for x in hidden_states]
         output = RwkvOutput(
             last_hidden_state=hidden_states[-1],
-            state=State(torch.stack(part, dim=1) for part in zip(*new_states, strict=True)) if use_cache else None,
+            state=State([torch.stack(part, dim=1) for part in zip(*new_states, strict=True)]) if use_cache else None,
             hidden_states=tuple(hidden_states) if with_hidden else None,
         )
         return output.to_tuple() if return_dict is False else output
@@ -317,11 +317,18 @@ class RwkvForCausalLM(RwkvPreTrainedModel, GenerationMixin):
             kwargs["state"] = State(part.repeat_interleave(expand_size, dim=0) for part in kwargs["state"])
         return input_ids, kwargs
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, next_sequence_length: int | None = None, **kwargs):
-        """After the prompt, each step reads one token, which is real: masking it would only cost time."""
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, next_sequence_length: int | None = None, inputs_embeds: Tensor | None = None, **kwargs
+    ):
+        """After the prompt, each step reads one token, which is real: masking it would only cost time.
+
+        ``generate`` looks for ``inputs_embeds`` in this signature before it accepts them.
+        """
         if next_sequence_length == 1:
             kwargs["attention_mask"] = None
-        return super().prepare_inputs_for_generation(input_ids, next_sequence_length=next_sequence_length, **kwargs)
+        return super().prepare_inputs_for_generation(
+            input_ids, next_sequence_length=next_sequence_length, inputs_embeds=inputs_embeds, **kwargs
+        )
 
     def read_beginning(
         self, inputs: dict[str, Tensor], state: State | None, keep: int
