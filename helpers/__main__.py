@@ -63,6 +63,7 @@ MODULE_COMMANDS = {
     "export": ("write a converted directory back to a .pth checkpoint", "export"),
     "refresh": ("bring an older converted directory up to today's code and format", "refresh"),
     "push": ("upload a converted directory to the Hub", "hub"),
+    "serve": ("serve a converted directory over HTTP, for clients of OpenAI's API", "serve"),
     "lambada": ("measure perplexity and accuracy on LAMBADA", "lambada_run"),
     "lambada-compare": ("compare two files of LAMBADA results, document by document", "lambada_compare"),
     "tutorial": ("run the notebooks and print a table of their results", "series"),

@@ -1,12 +1,12 @@
 """The sampling playground: write a prompt, move the sliders, watch the model write."""
 
 import html
-import threading
 import time
 
 import ipywidgets as widgets
 
 from .sampling import Sampling, stream_text
+from .worker import Worker
 
 MAX_NEW_TOKENS = 500
 
@@ -14,8 +14,7 @@ MAX_NEW_TOKENS = 500
 class Playground(widgets.VBox):
     """A prompt, the settings of :class:`helpers.sampling.Sampling`, and text that appears while it is generated.
 
-    A thread generates, so that the page and the Stop button stay alive. It ends with the text, at Stop, or at
-    ``close()``. Errors are shown below the text.
+    A thread generates. It ends with the text, at Stop, or at ``close()``. Errors are shown beside the button.
     """
 
     def __init__(self, model, tokenizer, prompt: str, settings: Sampling):
@@ -33,37 +32,21 @@ class Playground(widgets.VBox):
         right = widgets.VBox([self.repetition_penalty, self.presence_penalty, self.seed])
         controls = widgets.HBox([left, right], layout=widgets.Layout(flex_flow="row wrap"))
         super().__init__([self.prompt, controls, widgets.HBox([self.button, self.status]), self.view])
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self.button.on_click(lambda _button: self.stop() if self.running else self.run())
-
-    @property
-    def running(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+        self.worker = Worker(self._show_error, self._show_end)
+        self.button.on_click(lambda _button: self.worker.stop() if self.worker.running else self.run())
 
     def run(self) -> None:
         """Start to write, unless that is going on already."""
-        if self.running:
+        if self.worker.running:
             return
-        self._stop.clear()
         self.button.description, self.button.button_style = "Stop", "warning"
         self.status.value = "reading the prompt …"
-        self._thread = threading.Thread(target=self._work, args=(self.prompt.value, self.settings()), daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ask the thread to end after the current token."""
-        self._stop.set()
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Wait until the text is complete, at most ``timeout`` seconds."""
-        if self._thread is not None:
-            self._thread.join(timeout)
+        self.worker.start(self._write, self.prompt.value, self.settings())
 
     def close(self) -> None:
         """Remove the widget from the page; end the thread before."""
-        self.stop()
-        self.wait()
+        self.worker.stop()
+        self.worker.wait()
         super().close()
 
     def settings(self) -> Sampling:
@@ -77,23 +60,24 @@ class Playground(widgets.VBox):
             seed=self.seed.value,
         )
 
-    def _work(self, prompt: str, settings: Sampling) -> None:
+    def _write(self, prompt: str, settings: Sampling) -> None:
         count, start, end = 0, time.perf_counter(), "done"
         self.view.value = _text_html(prompt, "")
-        try:
-            for text in stream_text(self.model, self.tokenizer, prompt, settings):
-                count += 1
-                self.view.value = _text_html(prompt, text)
-                self.status.value = f"{count} tokens …"
-                if self._stop.is_set():
-                    end = "stopped"
-                    break
-            speed = count / (time.perf_counter() - start)
-            self.status.value = f"{end}: {count} tokens, {speed:.0f} tokens/s"
-        except Exception as error:  # in a thread nobody else would see it
-            self.status.value = f"<b>{type(error).__name__}</b>: {html.escape(str(error))}"
-        finally:
-            self.button.description, self.button.button_style = "Run", "primary"
+        for text in stream_text(self.model, self.tokenizer, prompt, settings):
+            count += 1
+            self.view.value = _text_html(prompt, text)
+            self.status.value = f"{count} tokens …"
+            if self.worker.stopping:
+                end = "stopped"
+                break
+        speed = count / (time.perf_counter() - start)
+        self.status.value = f"{end}: {count} tokens, {speed:.0f} tokens/s"
+
+    def _show_error(self, error: Exception) -> None:
+        self.status.value = f"<b>{type(error).__name__}</b>: {html.escape(str(error))}"
+
+    def _show_end(self) -> None:
+        self.button.description, self.button.button_style = "Run", "primary"
 
     def __repr__(self) -> str:
         """What a page without a running kernel shows."""

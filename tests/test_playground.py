@@ -31,7 +31,7 @@ def until(condition) -> None:
 
 
 def test_nothing_runs_before_the_first_click(playground):
-    assert not playground.running
+    assert not playground.worker.running
     assert playground.view.value == ""
     assert playground.button.description == "Run"
 
@@ -41,7 +41,7 @@ def test_a_click_writes_the_same_text_as_the_plain_function(playground, tiny_rwk
     seen = []
     playground.view.observe(lambda change: seen.append(change["new"]), names="value")
     playground.button.click()
-    playground.wait(LIMIT)
+    playground.worker.wait(LIMIT)
     assert len(seen) >= 3, "the text should have appeared in steps"
     assert strip_tags(playground.view.value) == "Hello" + expected
     assert playground.status.value.startswith("done: 6 tokens, ")
@@ -64,7 +64,7 @@ def test_another_seed_writes_another_text(playground):
     for seed in (1, 2, 1):
         playground.seed.value = seed
         playground.run()
-        playground.wait(LIMIT)
+        playground.worker.wait(LIMIT)
         texts.append(playground.view.value)
     assert texts[0] == texts[2] != texts[1]
 
@@ -76,13 +76,13 @@ def test_stop_ends_the_text_and_run_works_again(playground):
     assert playground.button.description == "Stop"
     playground.run()  # while it runs, this does nothing
     playground.button.click()
-    playground.wait(LIMIT)
-    assert not playground.running
+    playground.worker.wait(LIMIT)
+    assert not playground.worker.running
     assert playground.status.value.startswith("stopped: ")
     assert int(playground.status.value.split()[1]) < MAX_NEW_TOKENS
     playground.length.value = 2
     playground.button.click()
-    playground.wait(LIMIT)
+    playground.worker.wait(LIMIT)
     assert playground.status.value.startswith("done: 2 tokens, ")
 
 
@@ -91,22 +91,22 @@ def test_closing_ends_the_thread(tiny_rwkv5):
     widget.run()
     until(lambda: widget.status.value.endswith("tokens …"))
     widget.close()
-    assert not widget.running
+    assert not widget.worker.running
 
 
 def test_errors_are_shown_in_the_widget(playground, monkeypatch):
     playground.prompt.value = ""
     playground.button.click()
-    playground.wait(LIMIT)
+    playground.worker.wait(LIMIT)
     assert "InputError</b>: There are no tokens to continue" in playground.status.value
     playground.prompt.value = "oops \ud83d"  # the tokenizer's error
     playground.button.click()
-    playground.wait(LIMIT)
+    playground.worker.wait(LIMIT)
     assert "ValueError</b>: The text has a lone surrogate" in playground.status.value
     monkeypatch.setattr(type(playground.model), "forward", lambda *args, **kwargs: 1 / 0)
     playground.prompt.value = "Hello"
     playground.button.click()
-    playground.wait(LIMIT)
+    playground.worker.wait(LIMIT)
     assert playground.status.value == "<b>ZeroDivisionError</b>: division by zero"
     assert playground.button.description == "Run"
 
@@ -114,7 +114,7 @@ def test_errors_are_shown_in_the_widget(playground, monkeypatch):
 def test_markup_in_a_prompt_is_shown_as_text(playground):
     playground.prompt.value = "<script>alert(1)</script> & <b>"
     playground.button.click()
-    playground.wait(LIMIT)
+    playground.worker.wait(LIMIT)
     assert "&lt;script&gt;" in playground.view.value
     assert "<script>" not in playground.view.value
 
