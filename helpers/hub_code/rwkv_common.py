@@ -94,8 +94,8 @@ def tokens_in_chunks(tokens: int, size: int, lengths: Tensor | None, device: tor
 
 
 def mix(x: Tensor, previous: Tensor, ratio: Tensor) -> Tensor:
-    """Interpolate, channel by channel, between a token and the one before it."""
-    return x * ratio + previous * (1 - ratio)
+    """Interpolate, channel by channel, between a token and the one before it: ``ratio x + (1 - ratio) previous``."""
+    return torch.lerp(previous, x, ratio.to(x.dtype))
 
 
 class RwkvMixer(nn.Module):
@@ -155,8 +155,10 @@ class RwkvBlock(GradientCheckpointingLayer):
     def forward(
         self, h: Tensor, state: tuple[Tensor, Tensor, Tensor] | None, lengths: Tensor | None, scale: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        nothing = torch.zeros_like(h[:, 0])
-        time_shift, wkv, channel_shift = (nothing, None, nothing) if state is None else state
+        if state is None:
+            nothing = torch.zeros_like(h[:, 0])
+            state = (nothing, None, nothing)
+        time_shift, wkv, channel_shift = state
         if self.layer == 0:
             h = self.pre_ln(h)
         update, time_shift, wkv = self.attention(self.ln1(h), time_shift, wkv, lengths, scale)
