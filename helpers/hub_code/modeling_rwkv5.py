@@ -23,9 +23,7 @@ from .rwkv_common import (
     at_least_fp32,
     last_token,
     mix,
-    split_chunks,
     token_shift,
-    tokens_in_chunks,
 )
 
 
@@ -92,6 +90,18 @@ def wkv5_scores(r: Tensor, k: Tensor, log_w: Tensor, u: Tensor) -> Tensor:
         scores = torch.cat([upper, lower], dim=-2)
         half *= 2
     return scores
+
+
+def split_chunks(x: Tensor, size: int) -> Tensor:
+    """Cut the tokens of x (..., T, N) into n chunks, (..., n, size, N); the last one is filled up with zeros."""
+    return F.pad(x, (0, 0, 0, -x.shape[-2] % size)).unflatten(-2, (-1, size))
+
+
+def tokens_in_chunks(tokens: int, size: int, lengths: Tensor | None, device: torch.device) -> Tensor:
+    """Return how many real tokens each chunk of each row has, (B, n); (1, n) if all rows have all ``tokens``."""
+    starts = torch.arange(0, tokens, size, device=device)
+    end = torch.full_like(starts, tokens)[None] if lengths is None else lengths[:, None]
+    return (end - starts).clamp(0, size)
 
 
 def wkv5_chunked(

@@ -8,8 +8,8 @@ The state of a model is a tuple of three tensors, batch first, of the same size 
     wkv            (B, L, ...)   what each time-mix remembers, fp32; its shape depends on the version
     channel_shift  (B, L, D)     the input of each channel-mix at the last token
 
-Nothing is changed in place: a state can be kept, moved and continued from many times. Any tuple of such tensors will
-do, of any dtype, on any device.
+Nothing is changed in place: a state can be kept, saved, moved and continued from many times, in any dtype and on any
+device.
 
 Padding: where ``attention_mask`` is 0, a token is as if it were not there. Real tokens are moved to the front of each
 row, every module is told how many there are (``lengths``), and the hidden states are moved back at the end. So padding
@@ -30,10 +30,7 @@ READ_AT_ONCE = 2048  # tokens: a longer prompt is read in pieces when only its l
 HALVE_EVERY = 6  # blocks: how often the residual stream is halved in fp16, as in the rwkv package, to stay below 65504
 
 
-class State(tuple):
-    """time_shift, wkv and channel_shift, as described above."""
-
-    is_croppable = False  # generate asks on Apple GPUs whether tokens can be taken back
+State = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass
@@ -79,18 +76,6 @@ def last_token(x: Tensor, last: Tensor, lengths: Tensor | None) -> Tensor:
         return x[:, -1]
     with_last = torch.cat([last.to(x)[:, None], x], dim=1)
     return with_last[torch.arange(len(x), device=x.device), lengths]
-
-
-def split_chunks(x: Tensor, size: int) -> Tensor:
-    """Cut the tokens of x (..., T, N) into n chunks, (..., n, size, N); the last one is filled up with zeros."""
-    return F.pad(x, (0, 0, 0, -x.shape[-2] % size)).unflatten(-2, (-1, size))
-
-
-def tokens_in_chunks(tokens: int, size: int, lengths: Tensor | None, device: torch.device) -> Tensor:
-    """Return how many real tokens each chunk of each row has, (B, n); (1, n) if all rows have all ``tokens``."""
-    starts = torch.arange(0, tokens, size, device=device)
-    end = torch.full_like(starts, tokens)[None] if lengths is None else lengths[:, None]
-    return (end - starts).clamp(0, size)
 
 
 def mix(x: Tensor, previous: Tensor, ratio: Tensor) -> Tensor:
@@ -251,7 +236,7 @@ class RwkvModel(RwkvPreTrainedModel):
             hidden_states = [take(x, back.to(x.device)) for x in hidden_states]
         output = RwkvOutput(
             last_hidden_state=hidden_states[-1],
-            state=State([torch.stack(part, dim=1) for part in zip(*new_states, strict=True)]) if use_cache else None,
+            state=tuple(torch.stack(part, dim=1) for part in zip(*new_states, strict=True)) if use_cache else None,
             hidden_states=tuple(hidden_states) if with_hidden else None,
         )
         return output.to_tuple() if return_dict is False else output
@@ -290,6 +275,10 @@ def take(x: Tensor, order: Tensor) -> Tensor:
     return x.gather(1, order[:, :, None].expand_as(x))
 
 
+class UncroppableState(tuple):
+    is_croppable = False
+
+
 class RwkvForCausalLM(RwkvPreTrainedModel, GenerationMixin):
     """The model with its language-modeling head. A subclass sets ``model_class``."""
 
@@ -310,14 +299,21 @@ class RwkvForCausalLM(RwkvPreTrainedModel, GenerationMixin):
 
     def _reorder_cache(self, state: State, beam_idx: Tensor) -> State:
         """Let each beam continue from the state of the beam that it came from."""
-        return State(part.index_select(0, beam_idx.to(part.device)) for part in state)
+        return tuple(part.index_select(0, beam_idx.to(part.device)) for part in state)
 
     def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs):
         """Repeat a state that the caller gave to ``generate`` as often as the prompt, for beams and several samples."""
         input_ids, kwargs = super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)
         if kwargs.get("state") is not None and expand_size > 1:
-            kwargs["state"] = State(part.repeat_interleave(expand_size, dim=0) for part in kwargs["state"])
+            kwargs["state"] = tuple(part.repeat_interleave(expand_size, dim=0) for part in kwargs["state"])
         return input_ids, kwargs
+
+    def _prefill(self, *args, **kwargs):
+        """Mark the state after the prompt: on Apple GPUs, generate asks whether tokens can be taken back from it."""
+        output = super()._prefill(*args, **kwargs)
+        if output.state is not None:
+            output.state = UncroppableState(output.state)
+        return output
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, next_sequence_length: int | None = None, inputs_embeds: Tensor | None = None, **kwargs
