@@ -31,7 +31,7 @@ from .tokenizer_check import compare, fuzz_texts, load_cases, reference_tokenize
 
 LENGTHS = (1, 63, 64, 65, 200)  # around the chunk of 64 tokens
 SEEDS = (0, 1)
-DECODED = 48  # tokens that are read one by one, of each seed and of each text
+DECODED, DECODED_OF_TEXT = 48, 16  # tokens that are read one by one, of each seed and of each text
 TOLERANCE = 1e-4  # of logits, relative to the largest if it is over 1; about a hundred roundings of fp32
 TEXTS = {
     "English": "The old man looked at the sea and said nothing. In the evening the boats came back, one by one.",
@@ -66,7 +66,7 @@ def plan_runs(vocab_size: int, lengths: tuple[int, ...], seeds: tuple[int, ...])
     if vocab_size >= 65530:
         for language, text in TEXTS.items():
             ids = reference_tokenizer().encode(text)
-            runs += [Run("prefill", language, ids), Run("decode", language, ids[:DECODED])]
+            runs += [Run("prefill", language, ids), Run("decode", language, ids[:DECODED_OF_TEXT])]
     return runs
 
 

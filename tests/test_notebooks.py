@@ -16,7 +16,13 @@ REQUIRED = {
     "00": {"start.state_bytes": 473088, "start.state_growth": 0},
     "01": {"vocab.tokens": 65529, "vocab.lost_by_ignore": 485, "vocab.roundtrip_identical": True},
     "02": {"tokenizer.slow_mismatches": 0, "tokenizer.fast_mismatches": 0},
-    "04": {"conversion.tensors": 286, "conversion.versions_converted": 4},
+    "05": {"lambada.documents": 150, "lambada.same_predictions": True},
+    "04": {
+        "conversion.tensors": 286,
+        "conversion.versions_converted": 4,
+        "conversion.export_identical": True,
+        "parity.passed": True,
+    },
 }
 
 
@@ -45,6 +51,10 @@ def test_recorded_numbers(notebook):
         assert metrics[name] == value, name
     if notebook.name.startswith("02"):
         assert metrics["tokenizer.cases"] >= 100_000
+    if notebook.name.startswith("05"):
+        assert metrics["lambada.max_abs_logprob_diff"] <= 1e-4
+        assert metrics["lambada.original.ppl"] == pytest.approx(metrics["lambada.converted.ppl"], rel=1e-4)
+        assert metrics["lambada.original.acc"] == metrics["lambada.converted.acc"]
     if notebook.name.startswith("04"):
         assert metrics["parity.tokens"] >= 200
         assert metrics["parity.max_abs_logit_diff"] <= 1e-4
