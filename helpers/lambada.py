@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .errors import InputError
 from .paths import DATA
@@ -212,10 +212,8 @@ def score_batch(model, documents: list[Document], piece: int) -> list[Result]:
         state = output.state if in_pieces else None
     h = torch.cat(hidden, dim=1)  # (B, T, D)
     targets = [document.target for document in documents]
-    wanted = [
-        h[i, len(row) - len(target) : len(row)] for i, (row, target) in enumerate(zip(rows, targets, strict=True))
-    ]
-    return score_targets(model.get_output_embeddings()(torch.cat(wanted)), targets)
+    ends = [x[len(row) - len(target) : len(row)] for x, row, target in zip(h, rows, targets, strict=True)]
+    return score_targets(model.get_output_embeddings()(torch.cat(ends)), targets)
 
 
 def default_batch_tokens(device: torch.device | str) -> int:
@@ -239,7 +237,8 @@ class Progress:
     """A bar that counts documents as they are made, and BlinkDL's lines in the order of the documents."""
 
     def __init__(self, total: int, show: bool):
-        self.bar = tqdm(total=total, unit="doc", file=sys.stderr, disable=not show)
+        # disable=None: no bar where standard error is not a terminal, as in a notebook or a log file
+        self.bar = tqdm(total=total, unit="doc", file=sys.stderr, disable=None if show else True)
         self.results: dict[int, Result] = {}
         self.in_order: list[Result] = []
         self.total, self.show = total, show
