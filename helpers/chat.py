@@ -118,8 +118,9 @@ class ChatWidget(widgets.VBox):
 
     def _show_messages(self) -> None:
         colors = {"user": "#0072B2", "assistant": "#D55E00"}
+        style = "white-space:pre-wrap;line-height:1.5;max-width:50em;margin:4px 0"
         self.view.value = "".join(
-            f'<p style="white-space:pre-wrap;max-width:50em;margin:4px 0"><b style="color:{colors[message["role"]]}">'
+            f'<p style="{style}"><b style="color:{colors[message["role"]]}">'
             f"{message['role'].capitalize()}</b>  {html.escape(message['content'])}</p>"
             for message in self.chat.messages
         )

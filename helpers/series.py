@@ -110,7 +110,11 @@ def run_series(names: list[str] | None = None, out_dir: Path = BUILD / "notebook
 
 def as_html(executed: NotebookNode) -> str:
     """Return an executed notebook as a page, whose links to other notebooks lead to their pages."""
-    html, _ = HTMLExporter(template_name="lab").from_notebook_node(nbformat.from_dict(executed))
+    notebook = nbformat.from_dict(executed)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = merge_streams(cell.outputs)
+    html, _ = HTMLExporter(template_name="lab").from_notebook_node(notebook)
     return re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="\1.html"', html)
 
 
@@ -132,7 +136,7 @@ def merge_streams(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
     """Join text that was printed in one go but arrived in pieces."""
     merged: list[NotebookNode] = []
     for output in outputs:
-        if merged and output.output_type == merged[-1].output_type == "stream":
+        if merged and output.output_type == merged[-1].output_type == "stream" and output.name == merged[-1].name:
             merged[-1].text += output.text
         else:
             merged.append(output)

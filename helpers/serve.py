@@ -7,6 +7,7 @@ there first. It takes this project's own code; nothing in the directory is execu
 
 import argparse
 import json
+import logging
 import socket
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import logging as transformers_logging
 from transformers.utils import is_serve_available
 
 from .errors import InputError
@@ -52,11 +54,16 @@ def refuse_used_port(host: str, port: int) -> None:
 
 @contextmanager
 def serving(
-    folder: str | Path, host: str = "127.0.0.1", port: int = 0, device: str = "auto", dtype: str = "auto"
+    folder: str | Path,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+    quiet: bool = True,
 ) -> Iterator[str]:
     """Serve ``folder`` in the background and yield the address, such as ``http://127.0.0.1:8000/v1``.
 
-    The name of the model is ``str(folder)``. Beyond what ``transformers serve`` does:
+    The name of the model is that of the folder, as given. Beyond what ``transformers serve`` does:
 
     - The model is listed at ``/models``.
     - Requests sample, with their temperature and top_p, unless ``temperature`` is 0, as in OpenAI's API. By itself, the
@@ -66,38 +73,66 @@ def serving(
     Args:
         host: 127.0.0.1 lets in programs on this computer only.
         port: 0 takes a free one.
+        quiet: print warnings of the server only, no line for each request.
 
     Raises:
         InputError: no converted model, the port is in use, or the packages for serving are not installed.
     """
     if not is_serve_available():
         raise InputError("Serving needs fastapi, uvicorn and openai; run pip install -r requirements.txt.")
-    kind = model_type(Path(folder))
+    folder = Path(folder)
+    kind = model_type(folder)
     refuse_used_port(host, port)
     if kind == "rwkv5":
         register_rwkv5()
     from transformers.cli.serve import Serve  # slow to import
 
     settings = {"tokenizer_kwargs": {"split_special_tokens": True}}
-    server = Serve(
-        force_model=str(folder),
-        host=host,
-        port=port,
-        device=device,
-        dtype=dtype,
-        chat_template_kwargs=json.dumps(settings),
-        non_blocking=True,
-    )
+    with messages(quiet):
+        server = Serve(
+            force_model=str(folder),
+            host=host,
+            port=port,
+            device=device,
+            dtype=dtype,
+            chat_template_kwargs=json.dumps(settings),
+            log_level="error" if quiet else "warning",
+            non_blocking=True,
+        )
+        try:
+            yield address_of(server, folder, host)
+        finally:
+            server.kill_server()
+
+
+def address_of(server, folder: Path, host: str) -> str:
+    """Finish the setting up described in :func:`serving`; return the address once requests are accepted."""
+    manager = server._model_manager
+    manager.get_gen_models = lambda: [{"id": str(folder), "object": "model", "created": 0, "owned_by": "local"}]
+    model, _ = manager.load_model_and_processor(manager.process_model_name(str(folder)))
+    model.generation_config.update(do_sample=True, top_k=0)
+    wait_for(server)
+    address = server.server.servers[0].sockets[0].getsockname()
+    return f"http://{host}:{address[1]}/v1"
+
+
+@contextmanager
+def messages(quiet: bool) -> Iterator[None]:
+    """If ``quiet``, hold back what the web server says below a warning; restore transformers' verbosity at the end."""
+
+    def important(record: logging.LogRecord) -> bool:
+        return not quiet or record.levelno >= logging.WARNING
+
+    loggers = [logging.getLogger(name) for name in ("uvicorn.error", "uvicorn.access")]
+    verbosity = transformers_logging.get_verbosity()  # the server sets it
+    for logger in loggers:
+        logger.addFilter(important)
     try:
-        manager = server._model_manager
-        manager.get_gen_models = lambda: [{"id": str(folder), "object": "model", "created": 0, "owned_by": "local"}]
-        model, _ = manager.load_model_and_processor(manager.process_model_name(str(folder)))
-        model.generation_config.update(do_sample=True, top_k=0)
-        wait_for(server)
-        address = server.server.servers[0].sockets[0].getsockname()
-        yield f"http://{host}:{address[1]}/v1"
+        yield
     finally:
-        server.kill_server()
+        for logger in loggers:
+            logger.removeFilter(important)
+        transformers_logging.set_verbosity(verbosity)
 
 
 def register_rwkv5() -> None:
@@ -123,7 +158,7 @@ def wait_for(server) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="a directory made by convert")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a directory made by convert")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this computer only)")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
     parser.add_argument("--device", default="auto", help="for example cpu or cuda:0 (default: a GPU if there is one)")
@@ -131,7 +166,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    with serving(args.folder, args.host, args.port, args.device, args.dtype) as address:
-        print(f"{args.folder} is served at {address}, model name {args.folder!r}; stop with Ctrl+C", flush=True)
+    with serving(args.folder, args.host, args.port, args.device, args.dtype, quiet=False) as address:
+        print(f"{args.folder} is served at {address}, model name {str(args.folder)!r}; stop with Ctrl+C", flush=True)
         while True:
             time.sleep(3600)

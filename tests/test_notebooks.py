@@ -17,6 +17,7 @@ REQUIRED = {
     "01": {"vocab.tokens": 65529, "vocab.lost_by_ignore": 485, "vocab.roundtrip_identical": True},
     "02": {"tokenizer.slow_mismatches": 0, "tokenizer.fast_mismatches": 0},
     "05": {"lambada.documents": 150, "lambada.same_predictions": True},
+    "06": {"batch.rows_equal": 3, "batch.logits_equal": True, "cache.same_tokens": True, "serve.same_answer": True},
     "04": {"conversion.tensors": 286, "conversion.versions_converted": 4},
 }
 
