@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.atomic import new_directory
+from helpers import atomic
+from helpers.atomic import new_directory, new_file, replaced_directory, write_text
 from helpers.errors import InputError
 
 
@@ -123,3 +124,83 @@ def test_what_a_killed_process_left_is_cleared(tmp_path):
     with pytest.raises(InputError, match="Cannot write"):
         write(tmp_path / "again")
     assert (other / "file").exists()
+
+
+def replace(target, text="new", at_the_end=lambda: None):
+    with replaced_directory(Path(target)) as folder:
+        (folder / "file").write_text(text)
+        at_the_end()
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_directory_is_replaced(can_exchange, tmp_path, monkeypatch):
+    if not can_exchange:
+        monkeypatch.setattr(atomic, "exchange", lambda one, other: False)
+    target = tmp_path / "out"
+    write(target, "old")
+    (tmp_path / "link").symlink_to("out")
+    replace(tmp_path / "link")
+    assert listing(tmp_path) == ["link", "out", "out/file"]
+    assert (target / "file").read_text() == "new"
+    with pytest.raises(ZeroDivisionError):
+        replace(target, "newer", at_the_end=lambda: 1 / 0)
+    assert listing(tmp_path) == ["link", "out", "out/file"]
+    assert (target / "file").read_text() == "new"
+
+
+def test_a_process_killed_between_two_renames(tmp_path):
+    """Where directories cannot be exchanged in one step, the old one waits under another name."""
+    write(tmp_path / "out", "old")
+    (tmp_path / "out").rename(tmp_path / ".out.old")
+    replace(tmp_path / "out")
+    assert listing(tmp_path) == ["out", "out/file"]
+    assert (tmp_path / "out" / "file").read_text() == "new"
+
+
+def test_what_cannot_be_replaced(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for name, message in (("file", "not a directory"), ("nowhere", "not a directory")):
+        with pytest.raises(InputError, match=message):
+            replace(tmp_path / name)
+    write(tmp_path / "out", "old")
+    monkeypatch.chdir(tmp_path / "out" / "inner")
+    with pytest.raises(InputError, match="holds the current directory"):
+        replace(tmp_path / "out")
+    assert listing(tmp_path) == ["file", "out", "out/file", "out/inner", "out/inner/file"]
+
+
+def test_two_replacing_at_once(tmp_path):
+    """A second process that starts at any moment of the first is refused, and disturbs nothing."""
+    write(tmp_path / "out", "old")
+
+    def second():
+        with pytest.raises(InputError, match="Another process is writing"):
+            replace(tmp_path / "out", "second")
+
+    replace(tmp_path / "out", "first", at_the_end=second)
+    assert (tmp_path / "out" / "file").read_text() == "first"
+    assert listing(tmp_path) == ["out", "out/file"]
+
+
+def test_a_lock_moves_with_its_folder(tmp_path):
+    """One writer has just renamed its folder: what the next one prepares under the old name is left alone."""
+    with atomic.working_folder(tmp_path / "out") as folder:
+        folder.rename(tmp_path / "out")
+        folder.mkdir()
+        (folder / "of the next writer").touch()
+    assert listing(tmp_path) == [".out.partial", ".out.partial/of the next writer", "out"]
+
+
+def test_new_file(tmp_path):
+    with new_file(tmp_path / "a" / "b.pth") as partial:
+        partial.write_text("new")
+    assert listing(tmp_path) == ["a", "a/b.pth"]
+    for name, message in (("a/b.pth", "already exists"), ("a", "already exists"), ("empty", "is a directory")):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(InputError, match=message), new_file(tmp_path / name):
+            pass
+    write_text(tmp_path / "a" / "b.pth", "newer")
+    assert (tmp_path / "a" / "b.pth").read_text() == "newer"
+    with pytest.raises(InputError, match="Cannot write"):
+        write_text(tmp_path / "nowhere" / "x", "")
+    assert listing(tmp_path) == ["a", "a/b.pth", "empty"]
