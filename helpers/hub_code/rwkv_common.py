@@ -375,6 +375,8 @@ class RwkvForCausalLM(RwkvPreTrainedModel, GenerationMixin):
         logits = self.head(output.last_hidden_state[:, keep])
         loss = None
         if labels is not None:
+            if mask is not None:  # what is said at padding is no prediction of the token after it
+                labels = torch.where(F.pad(mask[:, :-1], (1, 0), value=1) != 0, labels, -100)
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         result = RwkvCausalLMOutput(loss=loss, logits=logits, state=output.state, hidden_states=output.hidden_states)
         return result.to_tuple() if return_dict is False else result
