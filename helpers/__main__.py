@@ -66,6 +66,7 @@ MODULE_COMMANDS = {
     "serve": ("serve a converted directory over HTTP, for clients of OpenAI's API", "serve"),
     "lambada": ("measure perplexity and accuracy on LAMBADA", "lambada_run"),
     "lambada-compare": ("compare two files of LAMBADA results, document by document", "lambada_compare"),
+    "train": ("train a small checkpoint from a text file", "training.command"),
     "tutorial": ("run the notebooks and print a table of their results", "series"),
 }
 

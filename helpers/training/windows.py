@@ -1,0 +1,248 @@
+"""Cut a corpus into windows of T + 1 tokens, again and again, each time augmented anew: the epochs of a training run.
+
+A corpus is a text file, or one packed with xz, with a line ``<|doc|>`` between documents. Its documents are dealt out
+to ``SHARDS`` parts of about equal size. One epoch of one shard is one pair of files, written by one of several
+processes while the training runs::
+
+    ids-0003-17.npy    (n, T + 1) uint16   token ids of epoch 3, shard 17
+    kinds-0003-17.npy  (n, T + 1) uint8    what the loss does with each token: see PADDING to REPEATED
+
+The same seed gives the same files, whatever the number of processes.
+"""
+
+import json
+import lzma
+import multiprocessing
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from ..fast_tokenizer import build_fast_tokenizer
+from ..vocab import read_vocab
+from .augment import WORD, Augmenter, Lexicon, build_lexicon
+
+SHARDS = 32
+PIECE = 400_000  # characters of a document that stay together
+SENTENCE_END = re.compile(r"[.!?][\"')]*\s+(?=[\"'(A-Z])|\n\n")
+DOCUMENT_MARK = "<|doc|>"
+PADDING, ORDINARY, INSERTED, REPEATED = range(
+    4
+)  # kinds; INSERTED: the first time a put-in word occurs, nobody can know it
+
+
+@dataclass(frozen=True)
+class WindowOptions:
+    """How windows are made."""
+
+    length: int = 256  # T
+    rename: bool = True
+    styles: bool = True
+    seed: int = 1
+
+
+def read_corpus(path: str | Path) -> list[str]:
+    """Return the documents of a corpus.
+
+    Raises:
+        InputError: the file cannot be read, is not UTF-8, or holds fewer than 1,000 characters.
+    """
+    try:
+        with (lzma.open if str(path).endswith(".xz") else open)(path, "rt", encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+        raise InputError(f"Cannot read the corpus {path}: {error}; give a UTF-8 text file, or one in .xz.") from None
+    if len(text) < 1000:
+        raise InputError(f"The corpus {path} has only {len(text)} characters; give a longer text.")
+    return [document for part in text.split(DOCUMENT_MARK) if (document := part.strip("\n"))]
+
+
+def deal(documents: list[str]) -> list[list[str]]:
+    """Deal pieces of documents out to shards of about equal size; the same documents give the same shards."""
+    pieces = [doc[start : start + PIECE] for doc in documents for start in range(0, len(doc), PIECE)]
+    shards: list[list[str]] = [[] for _ in range(SHARDS)]
+    sizes = [0] * SHARDS
+    for piece in sorted(pieces, key=len, reverse=True):
+        smallest = sizes.index(min(sizes))
+        shards[smallest].append(piece)
+        sizes[smallest] += len(piece)
+    return shards
+
+
+class WindowMaker:
+    """Makes the windows of one shard after the other. Each process has one."""
+
+    def __init__(self, lexicon: Lexicon, vocabulary: dict[int, bytes], options: WindowOptions):
+        self.options = options
+        self.augment = Augmenter(lexicon, options.rename, options.styles)
+        self.tokenizer = build_fast_tokenizer(vocabulary)
+        self.content = np.zeros(1 << 16, dtype=bool)  # word-like tokens that are not among the most frequent words
+        for index, token in vocabulary.items():
+            word = token.removeprefix(b" ").decode("ascii", errors="replace")
+            self.content[index] = word.isascii() and word.isalpha() and word not in lexicon.common_words
+
+    def shard(self, pieces: list[str], epoch: int, shard: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return ids (n, T + 1) uint16 and kinds (n, T + 1) uint8 of one epoch of one shard."""
+        rng = random.Random(f"{self.options.seed} {epoch} {shard}")
+        rows = [row for piece in pieces for row in self.windows(piece, rng)]
+        if not rows:
+            empty = np.zeros((0, self.options.length + 1))
+            return empty.astype(np.uint16), empty.astype(np.uint8)
+        ids, kinds = (np.stack(column) for column in zip(*rows, strict=True))
+        again = seen_before(ids) & self.content[ids] & (kinds == ORDINARY)
+        return ids, np.where(again, REPEATED, kinds).astype(np.uint8)
+
+    def windows(self, text: str, rng: random.Random) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield windows that begin at sentences, one behind the other, from a random start."""
+        reach = 6 * self.options.length  # characters: more than enough for T + 1 tokens of prose
+        position = rng.randrange(max(1, min(1000, len(text) // 2)))
+        while position < len(text) - 200:
+            sentence = SENTENCE_END.search(text, position, position + 400) if position else None
+            start = sentence.end() if sentence else position
+            passage, inserted = self.augment(text[start : start + reach].strip("\n"), rng)
+            encoding = self.tokenizer.encode(passage)
+            ids, kinds = self.window(encoding, passage, inserted, rng)
+            yield ids, kinds
+            used = min(1.0, (self.options.length + 1) / max(1, len(encoding.ids)))
+            position = start + max(1, int(reach * used))
+
+    def window(self, encoding, passage: str, inserted: list[str], rng: random.Random) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first T + 1 tokens, in 30 % of the cases with id 0, end of text, in front; and their kinds."""
+        size = self.options.length + 1
+        offset = 1 if rng.random() < 0.3 else 0
+        tokens = encoding.ids[: size - offset]
+        ids, kinds = np.zeros(size, dtype=np.uint16), np.full(size, PADDING, dtype=np.uint8)
+        ids[offset : offset + len(tokens)] = tokens
+        kinds[: offset + len(tokens)] = ORDINARY
+        for word in inserted:
+            found = re.search(rf"\b{word}\b", passage)
+            if found:
+                first, last = (encoding.char_to_token(i) for i in (found.start(), found.end() - 1))
+                kinds[offset + first : min(offset + last + 1, offset + len(tokens))] = INSERTED
+        return ids, kinds
+
+
+def seen_before(ids: np.ndarray) -> np.ndarray:
+    """Return where a row has a token that occurs earlier in the row, (n, T) bool."""
+    order = np.argsort(ids, axis=1, kind="stable")
+    ranked = np.take_along_axis(ids, order, axis=1)
+    repeated = np.zeros(ids.shape, dtype=bool)
+    repeated[:, 1:] = ranked[:, 1:] == ranked[:, :-1]
+    result = np.empty_like(repeated)
+    np.put_along_axis(result, order, repeated, axis=1)
+    return result
+
+
+_worker: list["ShardWriter"] = []  # the writer of this process
+
+
+@dataclass(frozen=True)
+class ShardWriter:
+    """Writes the files of any shard of any epoch."""
+
+    folder: Path
+    shards: list[list[str]]
+    lexicon: Lexicon
+    options: WindowOptions
+
+    @cached_property
+    def maker(self) -> WindowMaker:
+        return WindowMaker(self.lexicon, read_vocab(), self.options)
+
+    def write(self, epoch: int, shard: int) -> None:
+        paths = shard_paths(self.folder, epoch, shard)
+        if paths[1].exists():  # it is written last
+            return
+        arrays = self.maker.shard(self.shards[shard], epoch, shard)
+        for path, array in zip(paths, arrays, strict=True):
+            partial = path.with_suffix(f".{os.getpid()}.partial")
+            with open(partial, "wb") as file:
+                np.save(file, array)
+            partial.replace(path)
+
+
+def _start_worker(writer: ShardWriter) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _worker.append(writer)
+
+
+def _write_shard(job: tuple[int, int]) -> None:
+    _worker[-1].write(*job)
+
+
+def count_words(texts: list[str]) -> Counter[str]:
+    """Return how often each run of ASCII letters occurs, with its case."""
+    return Counter(word for text in texts for word in WORD.findall(text))
+
+
+class Windows:
+    """The epochs of windows of a corpus: read one, and the next two are being made meanwhile.
+
+    Args:
+        corpus: see the module.
+        folder: of the files. Two runs may share it; finished files are used again.
+        processes: that make windows beside this one; 0 makes them when they are asked for.
+
+    Raises:
+        InputError: the corpus is unusable, or the folder holds windows of other options or of another corpus.
+    """
+
+    def __init__(self, corpus: str | Path, folder: str | Path, options: WindowOptions, processes: int = 0):
+        self.folder, self.pool, self.pending = Path(folder), None, {}
+        shards = deal(read_corpus(corpus))
+        remember_options(self.folder, options, sum(len(piece) for shard in shards for piece in shard))
+        if processes:
+            with multiprocessing.Pool(processes) as pool:
+                counts = sum(pool.imap_unordered(count_words, shards), Counter())
+        else:
+            counts = sum(map(count_words, shards), Counter())
+        self.writer = ShardWriter(self.folder, shards, build_lexicon(counts, read_vocab()), options)
+        if processes:
+            self.pool = multiprocessing.Pool(processes, _start_worker, (self.writer,))
+
+    def request(self, epoch: int) -> None:
+        """Have the files of an epoch made in the background."""
+        if self.pool and epoch not in self.pending:
+            jobs = [(epoch, shard) for shard in range(SHARDS)]
+            random.Random(os.getpid() + epoch).shuffle(jobs)  # runs that share a folder share the work
+            self.pending[epoch] = self.pool.map_async(_write_shard, jobs, chunksize=1)
+
+    def epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return ids (n, T + 1) uint16 and kinds (n, T + 1) uint8 of an epoch, waiting for them if need be."""
+        if self.pool is None:
+            for shard in range(SHARDS):
+                self.writer.write(epoch, shard)
+        else:
+            for number in range(epoch, epoch + 3):
+                self.request(number)
+            self.pending.pop(epoch).get()
+        parts = [[np.load(path) for path in shard_paths(self.folder, epoch, shard)] for shard in range(SHARDS)]
+        ids, kinds = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return ids, kinds
+
+    def close(self) -> None:
+        if self.pool:
+            self.pool.terminate()
+
+
+def shard_paths(folder: Path, epoch: int, shard: int) -> tuple[Path, Path]:
+    """Return the files of token ids and of kinds."""
+    ids, kinds = (folder / f"{name}-{epoch:04d}-{shard:02d}.npy" for name in ("ids", "kinds"))
+    return ids, kinds
+
+
+def remember_options(folder: Path, options: WindowOptions, characters: int) -> None:
+    """Write the options into the folder, or raise InputError if it holds windows made with others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "options.json"
+    text = json.dumps(asdict(options) | {"characters": characters}) + "\n"
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise InputError(f"{folder} holds windows of another corpus or with other options; give another folder.")
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,46 @@
+"""Compare the Triton kernels with the definitions, values and gradients; run in a process of its own by the tests."""
+
+import os
+
+import torch
+
+CUDA = torch.cuda.is_available()
+if not CUDA:
+    os.environ["TRITON_INTERPRET"] = "1"
+
+from helpers.hub_code import modeling_rwkv4, modeling_rwkv5  # noqa: E402
+from helpers.training import wkv_triton  # noqa: E402
+
+TOLERANCE = 1e-2 if CUDA else 1e-5  # products in bf16 and tf32 on a GPU, in fp32 in the interpreter
+
+
+def differences(function, reference, inputs, state) -> list[float]:
+    """Return the relative differences of the output and of each input's gradient."""
+    results = []
+    for each in (function, reference):
+        y, _ = each(*inputs, state)
+        weights = torch.sin(torch.arange(y.numel(), device=y.device, dtype=torch.float32)).view_as(y)
+        results.append([y, *torch.autograd.grad((y * weights).sum(), inputs)])
+    return [((a - b).norm() / b.norm()).item() for a, b in zip(*results, strict=True)]
+
+
+def check() -> None:
+    torch.manual_seed(0)
+    device = "cuda" if CUDA else "cpu"
+
+    def normal(*shape, scale=1.0):
+        return (scale * torch.randn(shape, device=device)).requires_grad_()
+
+    for channels in (1, 64):
+        r, k, v = (normal(2, 2, 48, 64) for _ in "rkv")
+        log_w = (-torch.exp(-3 + torch.randn(2, channels, device=device))).detach().requires_grad_()
+        state = torch.zeros(2, 2, 64, 64, device=device)
+        inputs = (r, k, v, log_w, normal(2, channels))
+        found = differences(wkv_triton.wkv5, modeling_rwkv5.wkv5_recurrent, inputs, state)
+        assert max(found) < TOLERANCE, found
+    for scale in (1.0, 20.0):
+        w = (-torch.exp(2 * torch.randn(64, device=device))).detach().requires_grad_()
+        inputs = (normal(2, 40, 64, scale=scale), normal(2, 40, 64), w, normal(64))
+        state = torch.tensor([0.0, 0.0, modeling_rwkv4.EMPTY], device=device).view(1, 3, 1).expand(2, 3, 64)
+        found = differences(wkv_triton.wkv4, modeling_rwkv4.wkv4_recurrent, inputs, state)
+        assert max(found) < TOLERANCE, found
