@@ -169,13 +169,14 @@ def is_same(folder: Path, descriptor: int) -> bool:
 
 def exchange(one: Path, other: Path) -> bool:
     """Let two directories change names in a single step; return False where the system cannot."""
-    library = ctypes.CDLL(None, use_errno=True)
-    a, b = os.fsencode(one), os.fsencode(other)
-    if sys.platform == "linux" and hasattr(library, "renameat2"):
-        here, flag = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-        return library.renameat2(here, a, here, b, flag) == 0
-    if sys.platform == "darwin" and hasattr(library, "renamex_np"):
-        return library.renamex_np(a, b, 2) == 0  # RENAME_SWAP
+    a, b, swap = os.fsencode(one), os.fsencode(other), 2  # RENAME_EXCHANGE on Linux, RENAME_SWAP on macOS
+    if sys.platform == "linux":
+        here = -100  # AT_FDCWD
+        renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+        return renameat2 is not None and renameat2(here, a, here, b, swap) == 0
+    if sys.platform == "darwin":
+        renamex_np = getattr(ctypes.CDLL(None), "renamex_np", None)
+        return renamex_np is not None and renamex_np(a, b, swap) == 0
     return False
 
 

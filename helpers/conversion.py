@@ -36,6 +36,7 @@ RENAMES = {
     "time_mix_r": "time_mix_receptance",
     "time_mix_g": "time_mix_gate",
 }
+TOKENIZER_BYTES = 3 * 10**6  # both tokenizers and the code
 OLD_NAMES = {new: old for old, new in RENAMES.items()}
 SAFETENSORS_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 PIECE = 1 << 19  # numbers that are checked, cast and written at once: they fit a processor's cache
@@ -141,9 +142,10 @@ def write_model(
         shard_limit: bytes.
 
     Raises:
-        InputError: two tensors share memory, or a number is not finite.
+        InputError: two tensors share memory, a number is not finite, or the disk has too little room.
     """
     refuse_shared_memory(weights, source)
+    refuse_small_disk(folder, total_bytes(weights, dtype) + TOKENIZER_BYTES)
     shards = plan_shards(weights, dtype, shard_limit)
     with tqdm(total=total_bytes(weights, dtype), unit="B", unit_scale=True, disable=not progress) as bar:
         bar.set_description("weights")
@@ -163,6 +165,16 @@ def refuse_shared_memory(weights: dict[str, Tensor], source: Path) -> None:
         other = owners.setdefault(weight.untyped_storage().data_ptr(), name)
         if other != name:
             raise InputError(f"{source}: {other} and {name} share memory; save the checkpoint with clones of both.")
+
+
+def refuse_small_disk(folder: Path, needed: int) -> None:
+    """Raise InputError if it is certain before the start that ``needed`` bytes do not fit."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"The disk of {folder.parent} has {free / 1e9:.2f} GB free, and {needed / 1e9:.2f} GB are needed; "
+            "make room, or write elsewhere."
+        )
 
 
 def parse_size(text: str) -> int:

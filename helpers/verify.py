@@ -99,6 +99,7 @@ def verify(
     original = load_checkpoint(checkpoint)
     info = describe(original, str(checkpoint))
     refuse_other_model(info, load_converted(folder)[1], checkpoint, folder)
+    refuse_without_reference(info, checkpoint)
     texts = lambada.read_texts(data, limit) if data else []
     certificate = {
         "original": {"file": checkpoint.name, "sha256": sha256(checkpoint), "version": info.version},
@@ -130,12 +131,18 @@ def refuse_other_model(info: CheckpointInfo, other: CheckpointInfo, checkpoint: 
                 f"{folder} is another model than {checkpoint}: its {field} is {ours}, not {theirs}; "
                 "give the checkpoint that it was converted from."
             )
-    if info.version != "4" and info.layers < 2:
-        raise InputError(f"{checkpoint} has one layer, which the rwkv package cannot run; verify a larger model.")
-    if info.attention_size != info.hidden_size:
-        raise InputError(
-            f"{checkpoint} has a time-mix of another width than the model, which the rwkv package cannot run."
-        )
+
+
+def refuse_without_reference(info: CheckpointInfo, checkpoint: Path) -> None:
+    """Raise InputError for the few models that the ``rwkv`` package cannot run."""
+    limits = {
+        "an RWKV-5 of one layer": info.version != "4" and info.layers == 1,
+        "an RWKV-5.0 or 5.1 of one head": info.version in ("5.0", "5.1") and info.heads == 1,
+        "one with a time-mix of another width": info.attention_size != info.hidden_size,
+    }
+    for limit, applies in limits.items():
+        if applies:
+            raise InputError(f"The model in {checkpoint} is {limit}, which the rwkv package cannot run: no reference.")
 
 
 def compare_weights(original: dict[str, Tensor], converted: dict[str, Tensor]) -> dict:

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -206,6 +207,14 @@ def test_numbers_too_large_for_the_wanted_dtype(small, tmp_path):
     with pytest.raises(InputError, match=r"ln_out\.bias has numbers too large for torch\.float16"):
         conversion.convert(save(weights, tmp_path / "large.pth"), tmp_path / "out", torch.float16, progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_is_too_small(small, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(conversion.shutil, "disk_usage", lambda path: usage._replace(free=10**6))
+    with pytest.raises(InputError, match=r"has 0\.00 GB free"):
+        conversion.convert(small, tmp_path / "a" / "out", progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["small.pth"]
 
 
 def test_old_and_strided_files(small, tmp_path):

@@ -136,7 +136,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
     before = sorted(file.name for file in folder.iterdir())
     for arguments, message in (
         ([other, folder], "its version is 5.0, not 5.2"),
-        ([one, one_folder], "one layer"),
+        ([one, one_folder], "an RWKV-5 of one layer"),
         ([tmp_path / "no.pth", folder], "There is no file"),
         ([path, tmp_path], "not a converted model"),
         ([path, folder, "--data", "no.jsonl"], "no.jsonl"),
