@@ -132,10 +132,12 @@ def score_targets(logits: Tensor, targets: list[list[int]]) -> list[Result]:
     logits = logits.float()
     logprobs = logits.gather(1, ids[:, None])[:, 0] - torch.logsumexp(logits, dim=-1)
     hits = logits.argmax(-1) == ids
-    lengths = [len(target) for target in targets]
-    # one transfer from the GPU for all of them; the sum is taken in fp64
-    parts = zip(logprobs.cpu().double().split(lengths), hits.cpu().split(lengths), strict=True)
-    return [Result(logprob.sum().item(), bool(hit.all())) for logprob, hit in parts]
+    logprobs, hits, start, results = logprobs.tolist(), hits.tolist(), 0, []  # one transfer from a GPU for all targets
+    for target in targets:
+        part = slice(start, start + len(target))
+        results.append(Result(math.fsum(logprobs[part]), all(hits[part])))
+        start += len(target)
+    return results
 
 
 def score_batches(
