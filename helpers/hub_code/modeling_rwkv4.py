@@ -24,34 +24,20 @@ from .rwkv_common import RwkvForCausalLM, RwkvMixer, RwkvModel, at_least_fp32, l
 EMPTY = -1e38  # the maximum before the first token: e^EMPTY is 0, and differences stay finite in fp32
 
 
-def add(state: Tensor, log_decay: Tensor | float, later: Tensor) -> Tensor:
-    """Let a state decay, times e^log_decay, and add a later one; a state is (..., 3, A), see :func:`wkv4_recurrent`.
+Sums = tuple[Tensor, Tensor, Tensor]  # numerator and denominator, both divided by e^maximum, and maximum
+
+
+def add(earlier: Sums, log_decay: Tensor | float, later: Sums) -> Sums:
+    """Let earlier sums decay, times e^log_decay, and add later ones.
 
     The new maximum cancels out in whatever is done with the result, so it needs no gradient.
     """
-    numerator, denominator, maximum = state.unbind(-2)
-    later_numerator, later_denominator, later_maximum = later.unbind(-2)
+    numerator, denominator, maximum = earlier
+    later_numerator, later_denominator, later_maximum = later
     maximum = maximum + log_decay
     top = torch.maximum(maximum, later_maximum).detach()
     old, new = torch.exp(maximum - top), torch.exp(later_maximum - top)
-    return torch.stack(
-        [old * numerator + new * later_numerator, old * denominator + new * later_denominator, top], dim=-2
-    )
-
-
-def alone(k: Tensor, v: Tensor) -> Tensor:
-    """Return the state of one token alone, which has weight e^k and value v: (..., A) to (..., 3, A)."""
-    return torch.stack([v, torch.ones_like(v), k], dim=-2)
-
-
-def nothing(like: Tensor) -> Tensor:
-    """Return the state before the first token, (3, 1), with dtype and device of ``like``."""
-    return like.new_tensor([0.0, 0.0, EMPTY])[:, None]
-
-
-def average(state: Tensor) -> Tensor:
-    """Return numerator / denominator of a state: (..., 3, A) to (..., A)."""
-    return state[..., 0, :] / state[..., 1, :]
+    return old * numerator + new * later_numerator, old * denominator + new * later_denominator, top
 
 
 def wkv4_recurrent(
@@ -68,49 +54,56 @@ def wkv4_recurrent(
     Returns:
         wkv (B, T, A) and the state after the last real token.
     """
+    sums, one = state.unbind(1), torch.ones_like(k[:, 0])
     outputs = []
     for t in range(k.shape[1]):
-        outputs.append(average(add(state, 0.0, alone(u + k[:, t], v[:, t]))))
-        new_state = add(state, w, alone(k[:, t], v[:, t]))
-        state = new_state if lengths is None else torch.where((t < lengths)[:, None, None], new_state, state)
-    return torch.stack(outputs, dim=1), state
+        numerator, denominator, _ = add(sums, 0.0, (v[:, t], one, u + k[:, t]))
+        outputs.append(numerator / denominator)
+        after = add(sums, w, (v[:, t], one, k[:, t]))
+        if lengths is not None:
+            after = tuple(torch.where((t < lengths)[:, None], x, old) for x, old in zip(after, sums, strict=True))
+        sums = after
+    return torch.stack(outputs, dim=1), torch.stack(sums, dim=1)
 
 
 def wkv4_scan(
     k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The same as :func:`wkv4_recurrent`, for all tokens at once: see :func:`running_states`."""
-    tokens = k.shape[1]
-    log_decay, written = w.expand(1, tokens, -1), alone(k, v)
+    """The same as :func:`wkv4_recurrent`, for all tokens at once: see :func:`running_sums`."""
+    one = torch.ones_like(k)
+    log_decay, written = w.expand(1, *k.shape[1:]), (v, one, k)
     if lengths is not None:  # padding adds nothing, and nothing decays in it
-        real = (torch.arange(tokens, device=k.device) < lengths[:, None])[..., None]  # (B, T, 1)
-        log_decay, written = log_decay * real, torch.where(real[..., None], written, nothing(k))
+        real = (torch.arange(k.shape[1], device=k.device) < lengths[:, None])[..., None]  # (B, T, 1)
+        log_decay, written = log_decay * real, (v * real, one * real, torch.where(real, k, EMPTY))
     log_decay = torch.cat([torch.zeros_like(log_decay[:, :1]), log_decay], dim=1)
-    states = running_states(torch.cat([state[:, None], written], dim=1), log_decay)  # (B, 1 + T, 3, A)
-    return average(add(states[:, :-1], 0.0, alone(u + k, v))), states[:, -1]
+    with_state = zip(state[:, :, None].unbind(1), written, strict=True)
+    sums = running_sums(tuple(torch.cat(pair, dim=1) for pair in with_state), log_decay)  # each (B, 1 + T, A)
+    numerator, denominator, _ = add(tuple(x[:, :-1] for x in sums), 0.0, (v, one, u + k))
+    return numerator / denominator, torch.stack([x[:, -1] for x in sums], dim=1)
 
 
-def running_states(states: Tensor, log_decay: Tensor) -> Tensor:
-    """Return the sum of each state and all before it, each decayed on its way: a parallel prefix sum.
+def running_sums(sums: Sums, log_decay: Tensor) -> Sums:
+    """Add to each token's sums those of all tokens before it, decayed on their way: a parallel prefix sum.
 
-    Neighbours are added in pairs, which gives half as many states. Their running states are those after every second
-    token, and one more addition each gives the others. After log2(T) rounds, one state is left.
+    Neighbours are added in pairs, which leaves half as many. Their running sums are those after every second token,
+    and one more addition each gives the others. So log2(T) rounds do what takes T steps one after the other.
 
     Args:
-        states: (B, T, 3, A).
-        log_decay: (B or 1, T, A), by which all that is earlier decays at each of them.
+        sums: three times (B, T, A).
+        log_decay: (B or 1, T, A), by which all that is earlier decays at each token.
     """
-    tokens = states.shape[1]
+    tokens = log_decay.shape[1]
     if tokens == 1:
-        return states
+        return sums
     if tokens % 2:
-        states, log_decay = F.pad(states, (0, 0, 0, 0, 0, 1)), F.pad(log_decay, (0, 0, 0, 1))
-    first, second = states[:, 0::2], states[:, 1::2]
+        sums, log_decay = tuple(F.pad(x, (0, 0, 0, 1)) for x in sums), F.pad(log_decay, (0, 0, 0, 1))
+    first, second = (tuple(x[:, start::2] for x in sums) for start in (0, 1))
     first_decay, second_decay = log_decay[:, 0::2], log_decay[:, 1::2]
-    after_second = running_states(add(first, second_decay, second), first_decay + second_decay)
-    after_first = add(after_second[:, :-1], first_decay[:, 1:], first[:, 1:])
-    after_first = torch.cat([first[:, :1], after_first], dim=1)
-    return torch.stack([after_first, after_second], dim=2).flatten(1, 2)[:, :tokens]
+    after_second = running_sums(add(first, second_decay, second), first_decay + second_decay)
+    rest = add(tuple(x[:, :-1] for x in after_second), first_decay[:, 1:], tuple(x[:, 1:] for x in first))
+    after_first = (torch.cat([x[:, :1], others], dim=1) for x, others in zip(first, rest, strict=True))
+    pairs = zip(after_first, after_second, strict=True)
+    return tuple(torch.stack(pair, dim=2).flatten(1, 2)[:, :tokens] for pair in pairs)
 
 
 class Rwkv4TimeMix(RwkvMixer):
@@ -135,7 +128,8 @@ class Rwkv4TimeMix(RwkvMixer):
 
     def initial_wkv(self, batch_size: int) -> Tensor:
         """Return numerator, denominator and maximum before the first token, (B, 3, A)."""
-        return nothing(at_least_fp32(self.time_decay)).expand(batch_size, 3, len(self.time_decay))
+        start = at_least_fp32(self.time_decay).new_tensor([0.0, 0.0, EMPTY])
+        return start[:, None].expand(batch_size, 3, len(self.time_decay))
 
     def forward(
         self, x: Tensor, last: Tensor, state: Tensor | None, lengths: Tensor | None, scale: float
