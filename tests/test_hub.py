@@ -68,10 +68,11 @@ def test_a_download_is_resumed_and_checked(model, tmp_path):
         partial = blobs(damaged) / f"{digest}.partial"
         partial.mkdir(parents=True)
         (partial / "data").write_bytes(b"?" * 1000)  # not what the Hub has there
-        twice = json.dumps([["BlinkDL/world", "a.pth"]] * 2)
-        first, second = run(DOWNLOAD, address, damaged, twice)
+        thrice = json.dumps([["BlinkDL/world", "a.pth"], ["BlinkDL/world", "a.pth"], ["BlinkDL/world", "a.pth", "v2"]])
+        first, second, third = run(DOWNLOAD, address, damaged, thrice)
         assert first.startswith("InputError: a.pth of BlinkDL/world arrived damaged")
-        assert second == str(blobs(damaged) / digest)
+        assert second == third == str(blobs(damaged) / digest)
+        assert "HEAD /BlinkDL/world/resolve/v2/a.pth" in requests
     assert run(DOWNLOAD, address, cache, ask) == [str(blobs(cache) / digest)]  # no network now: the cache
 
 
