@@ -8,6 +8,7 @@ import json
 import random
 import subprocess
 import sys
+import types
 from collections import Counter
 
 import numpy as np
@@ -16,11 +17,12 @@ import torch
 import torch.nn.functional as F
 
 from helpers import __main__ as cli
+from helpers import training
 from helpers.checkpoints import describe_checkpoint, load_checkpoint
 from helpers.errors import InputError
 from helpers.lambada import read_texts
 from helpers.oracle import load_oracle
-from helpers.training import augment, command, model, trainer, windows
+from helpers.training import augment, command, fast, model, trainer, windows
 from helpers.trie import TrieTokenizer
 from helpers.vocab import read_vocab
 
@@ -211,10 +213,11 @@ def test_targets_beyond_the_sampled_rows_are_left_out():
     assert torch.isfinite(losses).all()
 
 
-@pytest.mark.parametrize("bits", [torch.tensor([1.0, -3.14159, 1e-5, 0.0, 65504.0])])
+@pytest.mark.parametrize("bits", [4, 5])
 def test_short_numbers(bits):
-    short = model.short(bits)
-    assert ((short - bits).abs() <= bits.abs() * 2.0 ** -(model.SHORT_BITS + 1)).all()
+    numbers = torch.tensor([1.0, -3.14159, 1e-5, 0.0, 65504.0])
+    short = model.short(numbers, bits)
+    assert ((short - numbers).abs() <= numbers.abs() * 2.0 ** -(bits + 1)).all()
     assert torch.equal(short, short.bfloat16().float())
 
 
@@ -295,6 +298,25 @@ def test_the_command(corpus, tmp_path, capsys):
     assert sorted(path.name for path in out.iterdir()) == ["log.jsonl", "model.pth", "result.json"]
     assert cli.main(["train", "--corpus", str(tmp_path / "none"), "--out", str(out), "--steps", "1"]) == 2
     assert "Cannot read the corpus" in capsys.readouterr().err
+
+
+def test_kernels_take_the_place_of_the_models_functions(monkeypatch):
+    """Without Triton, with stand-ins: while they are in place the models call them, and then no longer."""
+    calls = []
+    stand_in = types.ModuleType("wkv_triton")
+    for kernel, (module, name) in fast.REPLACED.items():
+        own = getattr(module, name)
+        setattr(stand_in, kernel, lambda *args, own=own, kernel=kernel: (calls.append(kernel), own(*args))[1])
+    monkeypatch.setitem(sys.modules, "helpers.training.wkv_triton", stand_in)
+    monkeypatch.setattr(training, "wkv_triton", stand_in, raising=False)
+    models = {"wkv4": new_model("4"), "wkv5": new_model("5.2")}
+    for kernel, trained in models.items():
+        with fast.use_kernels():
+            trained.hidden(torch.zeros(1, 20, dtype=torch.int64))
+        assert calls == [kernel] * 2, "one call a block"
+        calls.clear()
+        trained.hidden(torch.zeros(1, 20, dtype=torch.int64))
+        assert not calls
 
 
 def test_kernels_equal_the_models_own_functions():

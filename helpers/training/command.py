@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window", type=int, default=default.windows.length, help="tokens (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=default.learning_rate, help="default: %(default)s")
     parser.add_argument("--head-rows", type=int, default=default.head_rows, help="of the softmax in a step")
+    parser.add_argument("--table-bits", type=int, default=default.table_bits, help="of emb and head in the file")
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--processes", type=int, default=4, help="that prepare text (default: %(default)s)")
     parser.add_argument("--save-every", type=int, default=1000, help="steps between saved states")
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def options_from(args: argparse.Namespace) -> TrainOptions:
     names = ("version", "steps", "minutes", "layers", "hidden", "attention", "ffn", "batch", "learning_rate")
     return TrainOptions(
-        **{name: getattr(args, name) for name in (*names, "head_rows", "seed", "repeated_weight")},
+        **{name: getattr(args, name) for name in (*names, "head_rows", "table_bits", "seed", "repeated_weight")},
         windows=WindowOptions(args.window, not args.no_rename, not args.no_styles, args.seed),
         tied=not args.untied,
         unigram_bias=not args.no_unigram_bias,

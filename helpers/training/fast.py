@@ -5,16 +5,31 @@ recorded once as a CUDA graph, the whole step, optimizer included, is one launch
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from unittest import mock
 
 import torch
 from torch import Tensor
 
+from ..hub_code import modeling_rwkv4, modeling_rwkv5
 from .model import block_forward, weighted_loss
 
 COMPILING = 4  # steps that run before the recording: they compile, and let the optimizer make its state
 
+REPLACED = {"wkv5": (modeling_rwkv5, "wkv5_chunked"), "wkv4": (modeling_rwkv4, "wkv4_scan")}  # by kernel
+
 Step = Callable[[Tensor, Tensor], Tensor]
+
+
+@contextmanager
+def use_kernels() -> Iterator[None]:
+    """Let the models compute WKV with the kernels of :mod:`.wkv_triton` inside a ``with`` block."""
+    from . import wkv_triton
+
+    with ExitStack() as stack:
+        for kernel, (module, name) in REPLACED.items():
+            stack.enter_context(mock.patch.object(module, name, getattr(wkv_triton, kernel)))
+        yield
 
 
 @contextmanager
@@ -23,8 +38,6 @@ def fast_step(run) -> Iterator[Step]:
     if run.device.type != "cuda":
         yield run.update
         return
-    from .wkv_triton import use_kernels
-
     torch.set_float32_matmul_precision("high")
     run.model.run_block = torch.compile(block_forward, dynamic=False)
     run.model.run_loss = torch.compile(weighted_loss, dynamic=False)

@@ -40,6 +40,7 @@ class TrainOptions:
     tied: bool = True
     unigram_bias: bool = True
     head_rows: int = 16384
+    table_bits: int = 5  # of the mantissa, kept in emb and head of the exported file; bf16 has 7
     seed: int = 1
 
 
@@ -226,7 +227,7 @@ class Run:
 
     def weights(self) -> dict[str, Tensor]:
         """Return the checkpoint so far, in BlinkDL's format."""
-        return self.model.export(self.tokens.to(self.device), self.counts.to(self.device))
+        return self.model.export(self.tokens.to(self.device), self.counts.to(self.device), self.options.table_bits)
 
     def export(self) -> Path:
         """Write ``model.pth`` and return its path."""

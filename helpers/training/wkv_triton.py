@@ -2,21 +2,16 @@
 
 The chunked forms of ``hub_code`` write tables of T x C numbers a channel to memory; here they stay on the chip.
 Texts start with an empty state, and the final state is not returned: that is all that training needs.
-:func:`use_kernels` puts them in the place of the models' own functions.
+:func:`helpers.training.fast.use_kernels` puts them in the place of the models' own functions.
 
 The gradients follow from the definitions in ``modeling_rwkv4.py`` and ``modeling_rwkv5.py``; tests compare both with
 autograd through those. Triton's interpreter (``TRITON_INTERPRET=1``) runs them without a GPU.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
-from ..hub_code import modeling_rwkv4, modeling_rwkv5
 
 CHUNK = 16  # tokens of WKV-5 that are computed as matrix products
 STRONGEST = tl.constexpr(-8.0)  # stronger log decays count as e^-8 within a chunk, so that w^-9 stays in fp32's range
@@ -247,14 +242,3 @@ def wkv4(k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor, lengths=None
     """:func:`modeling_rwkv4.wkv4_scan` from an empty state; returns no state. A is a multiple of 32."""
     k, v = k.contiguous(), v.contiguous()
     return wkv4_op(k, v, w.contiguous(), u.contiguous())[0], state
-
-
-@contextmanager
-def use_kernels() -> Iterator[None]:
-    """Let the models compute WKV with these kernels inside a ``with`` block."""
-    before = modeling_rwkv5.wkv5_chunked, modeling_rwkv4.wkv4_scan
-    modeling_rwkv5.wkv5_chunked, modeling_rwkv4.wkv4_scan = wkv5, wkv4
-    try:
-        yield
-    finally:
-        modeling_rwkv5.wkv5_chunked, modeling_rwkv4.wkv4_scan = before
