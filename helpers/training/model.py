@@ -182,7 +182,8 @@ class TrainedModel(nn.Module):
         full_head[tokens], full_embedding[tokens] = head, self.model.embeddings.weight
         weight, bias = self.norm()
         tensors = {f"rwkv.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {"rwkv.embeddings.weight": short(full_embedding, table_bits), "head.weight": short(full_head, table_bits)}
+        tensors["rwkv.embeddings.weight"] = short(full_embedding, table_bits)
+        tensors["head.weight"] = short(full_head, table_bits)
         tensors |= {"rwkv.ln_out.weight": weight, "rwkv.ln_out.bias": bias}
         return {pth_name(name): tensor.to("cpu", torch.bfloat16).clone() for name, tensor in tensors.items()}
 
