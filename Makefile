@@ -8,7 +8,7 @@ VENV := .venv/bin/python
 tutorial: .venv/installed
 	$(VENV) -m helpers tutorial
 
-test: .venv/installed
+test: lint
 	OMP_NUM_THREADS=1 $(VENV) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: .venv/installed
