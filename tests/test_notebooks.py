@@ -12,13 +12,26 @@ from helpers import notebook_check, series
 from helpers.errors import InputError
 
 NOTEBOOKS = series.find_notebooks()
+# what notebooks record: exact values, and limits
 REQUIRED = {
     "00": {"start.state_bytes": 473088, "start.state_growth": 0},
     "01": {"vocab.tokens": 65529, "vocab.lost_by_ignore": 485, "vocab.roundtrip_identical": True},
     "02": {"tokenizer.slow_mismatches": 0, "tokenizer.fast_mismatches": 0},
+    "03": {"parity.same_next_token": True},
+    "04": {
+        "conversion.tensors": 286,
+        "conversion.versions_converted": 4,
+        "conversion.export_identical": True,
+        "parity.passed": True,
+    },
     "05": {"lambada.documents": 150, "lambada.same_predictions": True},
     "06": {"batch.rows_equal": 3, "batch.logits_equal": True, "cache.same_tokens": True, "serve.same_answer": True},
-    "04": {"conversion.tensors": 286, "conversion.versions_converted": 4},
+}
+AT_LEAST = {"02": {"tokenizer.cases": 100_000}, "03": {"parity.tokens": 200}, "04": {"parity.tokens": 200}}
+AT_MOST = {
+    "03": {"parity.max_abs_logit_diff": 1e-4, "parity.versions_max_abs_logit_diff": 1e-4},
+    "04": {"parity.max_abs_logit_diff": 1e-4, "conversion.versions_max_abs_logit_diff": 1e-4},
+    "05": {"lambada.max_abs_logprob_diff": 1e-4},
 }
 
 
@@ -43,18 +56,15 @@ def test_committed_outputs_are_those_of_a_fresh_run(notebook):
 def test_recorded_numbers(notebook):
     metrics = series.read_metrics(fresh(notebook))
     assert metrics, "the notebook records nothing"
-    for name, value in REQUIRED.get(notebook.name[:2], {}).items():
-        assert metrics[name] == value, name
-    if notebook.name.startswith("02"):
-        assert metrics["tokenizer.cases"] >= 100_000
-    if notebook.name.startswith("05"):
-        assert metrics["lambada.max_abs_logprob_diff"] <= 1e-4
+    number = notebook.name[:2]
+    assert {name: metrics[name] for name in REQUIRED.get(number, {})} == REQUIRED.get(number, {})
+    for name, least in AT_LEAST.get(number, {}).items():
+        assert metrics[name] >= least, name
+    for name, most in AT_MOST.get(number, {}).items():
+        assert metrics[name] <= most, name
+    if number == "05":
         assert metrics["lambada.original.ppl"] == pytest.approx(metrics["lambada.converted.ppl"], rel=1e-4)
         assert metrics["lambada.original.acc"] == metrics["lambada.converted.acc"]
-    if notebook.name.startswith("04"):
-        assert metrics["parity.tokens"] >= 200
-        assert metrics["parity.max_abs_logit_diff"] <= 1e-4
-        assert metrics["conversion.versions_max_abs_logit_diff"] <= 1e-4
 
 
 def good_notebook() -> nbformat.NotebookNode:
