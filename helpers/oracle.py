@@ -11,12 +11,14 @@ from .paths import BUILD
 
 
 def fp32_copy(path: str | Path, out_dir: Path = BUILD / "fp32") -> Path:
-    """Return an fp32 copy of a checkpoint, made once.
+    """Return an fp32 copy of a checkpoint, made once in ``out_dir``, or the file itself if it is in fp32.
 
     The package normalizes the embedding with ln0 *in the file's dtype*. For a bf16 file that rounding alone moves
     logits by up to 1e-2, so a comparison of mathematics has to start from an fp32 file. The values are the same.
     """
     weights = load_checkpoint(path)
+    if Path(path).suffix == ".pth" and all(weight.dtype == torch.float32 for weight in weights.values()):
+        return Path(path)
     out = out_dir / f"{Path(path).stem}-{sha256(Path(path))[:12]}.pth"
     if not out.exists():
         out_dir.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import argparse
 import json
 import math
 import platform
+import tempfile
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -27,6 +28,7 @@ from .errors import InputError
 from .model_card import with_certificate
 from .model_dir import load_converted, weight_files
 from .oracle import fp32_copy, load_oracle
+from .paths import BUILD
 from .tokenizer_check import compare, fuzz_texts, load_cases, reference_tokenizer
 
 LENGTHS = (1, 63, 64, 65, 200)  # around the chunk of 64 tokens
@@ -108,18 +110,27 @@ def verify(
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "rwkv")}
         | {"python": platform.python_version()},
         "weights": compare_weights(original, load_converted(folder)[0]),
-        "runs": compare_runs(checkpoint, folder, info, plan_runs(info.vocab_size, lengths, seeds), tolerance, progress),
         "tokenizers": compare_tokenizers(folder),
     }
-    if texts:
-        certificate["lambada"] = compare_lambada(checkpoint, folder, texts, progress)
+    runs = plan_runs(info.vocab_size, lengths, seeds)
+    BUILD.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="verify-", dir=BUILD) as scratch:  # the copy may be large
+        reference = fp32_copy(checkpoint, Path(scratch))
+        certificate["runs"] = compare_runs(reference, folder, info, runs, tolerance, progress)
+        if texts:
+            certificate["lambada"] = compare_lambada(reference, folder, texts, progress)
     certificate["failures"] = failures(certificate)
     certificate["passed"] = not certificate["failures"]
+    write_certificate(folder, certificate)
+    return certificate
+
+
+def write_certificate(folder: Path, certificate: dict) -> None:
+    """Write ``parity.json``, and a section of the model card, into a converted directory."""
     write_text(folder / "parity.json", json.dumps(certificate, indent=2, ensure_ascii=False) + "\n")
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.exists() else ""
     write_text(card, with_certificate(text, certificate))
-    return certificate
 
 
 def refuse_other_model(info: CheckpointInfo, other: CheckpointInfo, checkpoint: Path, folder: Path) -> None:
@@ -165,13 +176,13 @@ def compare_weights(original: dict[str, Tensor], converted: dict[str, Tensor]) -
 
 
 def compare_runs(
-    checkpoint: Path, folder: Path, info: CheckpointInfo, runs: list[Run], tolerance: float, progress: bool
+    reference: Path, folder: Path, info: CheckpointInfo, runs: list[Run], tolerance: float, progress: bool
 ) -> list[dict]:
     """Run both sides and return one row for each comparison."""
     # an RWKV-4 directory has two classes: transformers' own, which cannot load one layer, and ours
     trusts = [True] if info.version != "4" else [True, False] if info.layers > 1 else [True]
     with tqdm(total=len(runs) * (1 + len(trusts)), unit="run", disable=not progress) as bar:
-        oracle = load_oracle(fp32_copy(checkpoint))
+        oracle = load_oracle(reference)
         expected = []
         for run in runs:
             expected.append(getattr(parity, f"original_{run.mode}")(oracle, run.ids))
@@ -213,11 +224,11 @@ def compare_tokenizers(folder: Path, fuzz: int = 2000) -> dict:
     return {"texts": len(texts), **mismatches}
 
 
-def compare_lambada(checkpoint: Path, folder: Path, texts: list[str], progress: bool) -> dict:
+def compare_lambada(reference: Path, folder: Path, texts: list[str], progress: bool) -> dict:
     """Score passages with both models and return the results and the largest difference of a document."""
     documents = lambada.encode(texts, reference_tokenizer().encode)
     total = len(documents)
-    theirs = lambada.collect(lambada.score_original(load_oracle(fp32_copy(checkpoint)), documents), total, progress)
+    theirs = lambada.collect(lambada.score_original(load_oracle(reference), documents), total, progress)
     ours = lambada.collect(lambada.score_converted(lambada.load_model(folder), documents), total, progress)
     (ppl, accuracy), (our_ppl, our_accuracy) = lambada.summarize(theirs), lambada.summarize(ours)
     difference, changed = lambada.compare(ours, theirs)
