@@ -26,6 +26,7 @@ REQUIRED = {
     },
     "05": {"lambada.documents": 150, "lambada.same_predictions": True},
     "06": {"batch.rows_equal": 3, "batch.logits_equal": True, "cache.same_tokens": True, "serve.same_answer": True},
+    "07": {"training.resumed_identical": True, "training.loss_fell": True},
 }
 AT_LEAST = {"02": {"tokenizer.cases": 100_000}, "03": {"parity.tokens": 200}, "04": {"parity.tokens": 200}}
 AT_MOST = {
