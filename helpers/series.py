@@ -48,6 +48,7 @@ def execute(notebook: Path, out: Path, parameters: dict | None = None) -> Notebo
     bin_folder = str(Path(sys.executable).parent)
     os.environ["PATH"] = bin_folder + os.pathsep + os.environ.get("PATH", "")  # the kernel is started as `python`
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of models this small mostly wait for each other
     if sys.platform == "win32":
         asyncio.set_event_loop_policy(asyncio.WindowsSelectorEventLoopPolicy())
     out.parent.mkdir(parents=True, exist_ok=True)
