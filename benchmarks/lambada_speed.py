@@ -157,8 +157,8 @@ def precision_cost(reference: list[Result], results: list[Result]) -> dict:
     return {
         "ppl": perplexity,
         "acc": accuracy,
-        "ppl_change_percent": 100 * math.expm1(-c.logprob_difference),
-        "ppl_change_interval_percent": [100 * math.expm1(-x) for x in reversed(c.logprob_interval)],
+        "ppl_change_percent": 100 * math.expm1(0.0 - c.logprob_difference),  # 0.0 - x: no negative zero
+        "ppl_change_interval_percent": [100 * math.expm1(0.0 - x) for x in reversed(c.logprob_interval)],
         "other_predictions": len(c.changed),
         "max_abs_logprob_diff": c.max_abs_logprob_difference,
     }
