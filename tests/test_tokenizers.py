@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, StopStringCriteria, TextIteratorStreamer, TextStreamer
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from helpers.fast_tokenizer import TOKENIZER_CODE, save_tokenizers
 from helpers.hub_code.tokenization_rwkv_world import END_OF_TEXT, RwkvWorldTokenizer, until_end_of_text
@@ -316,6 +317,7 @@ def test_auto_tokenizer_picks_the_right_class_without_asking(directory, tmp_path
 def test_rwkv5_directory_asks_about_the_model_unless_told(directory, tmp_path, monkeypatch):
     questions = []
     monkeypatch.setattr(builtins, "input", lambda question: questions.append(question) or "n")
+    monkeypatch.setattr(CONFIG_MAPPING, "_extra_content", {})  # where a server in this process registered the class
     shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
     (tmp_path / "config.json").write_text(json.dumps(RWKV5))
     assert AutoTokenizer.from_pretrained(tmp_path).is_fast  # transformers reads the model's config first, so it asks
