@@ -71,12 +71,19 @@ def anonymous_bytes(pid: int) -> int:
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon")), 0)
 
 
+def settle() -> None:
+    """Let the disk finish, and the system take back the memory of files that are gone: the same start for everyone."""
+    os.sync()
+    time.sleep(5)
+
+
 def measure_conversion(checkpoint: Path, out: Path) -> tuple[float, float]:
     """Return seconds, and the peak of anonymous memory above ``import torch`` in bytes."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", CHILD, str(checkpoint), str(out)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as child:
         child.stdout.readline()
+        settle()
         before = peak = anonymous_bytes(child.pid)
         child.stdin.write("\n")
         child.stdin.flush()
@@ -88,6 +95,8 @@ def measure_conversion(checkpoint: Path, out: Path) -> tuple[float, float]:
 
 
 def measure_copy(checkpoint: Path, out: Path) -> float:
+    """Return the seconds of ``cp``."""
+    settle()
     start = time.perf_counter()
     subprocess.run(["cp", checkpoint, out], check=True)
     return time.perf_counter() - start
@@ -99,10 +108,8 @@ def measure(size: str, folder: Path, repeat: int) -> dict:
     parameters = write_large_checkpoint(checkpoint, size)
     copies, conversions, peaks = [], [], []
     for _ in range(repeat):
-        os.sync()  # the disk has nothing left to do
         copies.append(measure_copy(checkpoint, copy))
         copy.unlink()
-        os.sync()
         seconds, peak = measure_conversion(checkpoint, out)
         shutil.rmtree(out)
         conversions.append(seconds)

@@ -36,7 +36,7 @@ from helpers.oracle import fp32_copy, load_oracle
 from helpers.paths import BUILD, ROOT
 from helpers.synthetic import write_random_checkpoint
 
-WORK = BUILD / "benchmarks" / "lambada_speed"
+WORK = BUILD / "lambada_speed"
 CPU = (("float32", False), ("bfloat16", False))  # precisions: dtype of the weights, TF32
 CUDA = (("float32", False), ("float32", True), ("bfloat16", False), ("float16", False))
 DATASHEET = {  # dense matrix products, TFLOP/s: NVIDIA H100 and H200 data sheets, SXM

@@ -39,7 +39,7 @@ RENAMES = {
 TOKENIZER_BYTES = 3 * 10**6  # both tokenizers and the code
 OLD_NAMES = {new: old for old, new in RENAMES.items()}
 SAFETENSORS_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-PIECE = 1 << 19  # numbers that are checked, cast and written at once: they fit a processor's cache
+PIECE = 1 << 19  # numbers that are checked, cast and written at once: 1 MB of bf16 fits a processor's cache
 
 
 def hub_name(name: str) -> str:
@@ -249,14 +249,23 @@ def write_safetensors(
         file.write(struct.pack("<Q", len(text)) + text)
         for name, weight in weights.items():
             for piece in pieces(weight):
-                if not is_finite(piece):
-                    raise InputError(f"{source}: {name} has numbers that are not finite; get an intact checkpoint.")
-                data = piece.to(dtype or weight.dtype)
-                if data.dtype != piece.dtype and not is_finite(data):
-                    raise InputError(f"{source}: {name} has numbers too large for {dtype}; choose another --dtype.")
-                data = data.view(torch.uint8).numpy()
-                file.write(memoryview(data))
+                data = prepare(name, piece, dtype or weight.dtype, source)
+                file.write(data)
                 bar.update(data.nbytes)
+
+
+def prepare(name: str, piece: Tensor, dtype: torch.dtype, source: Path) -> memoryview:
+    """Return the bytes of a piece in ``dtype``.
+
+    Raises:
+        InputError: a number is not finite, or too large for ``dtype``.
+    """
+    if not is_finite(piece):
+        raise InputError(f"{source}: {name} has numbers that are not finite; get an intact checkpoint.")
+    data = piece.to(dtype)
+    if data.dtype != piece.dtype and not is_finite(data):
+        raise InputError(f"{source}: {name} has numbers too large for {dtype}; choose another --dtype.")
+    return memoryview(data.view(torch.uint8).numpy())
 
 
 def is_finite(piece: Tensor) -> bool:
