@@ -8,6 +8,7 @@ import ipywidgets as widgets
 
 from .prompts import END_OF_TURN, chat_prompt
 from .sampling import Sampling, stream
+from .vocab import read_vocab
 from .worker import Worker
 
 
@@ -18,7 +19,9 @@ class Chat:
     """
 
     def __init__(self, model, tokenizer, settings: Sampling | None = None):
-        self.model, self.tokenizer, self.settings = model, tokenizer, settings or Sampling()
+        self.model, self.tokenizer = model, tokenizer
+        breaks = tuple(i for i, token in read_vocab().items() if token.lstrip(b" \t\r").startswith(b"\n"))
+        self.settings = replace(settings or Sampling(), begin_suppress_tokens=breaks)  # no empty answers
         self.reset()
 
     def reset(self) -> None:

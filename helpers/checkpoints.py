@@ -21,8 +21,7 @@ ZIP = b"PK\x03\x04"  # how a file by torch.save begins
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"  # the same before PyTorch 1.6
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 BUNDLED_SHA256 = {
-    "rwkv5-world-mini": "97e6c62093814f7906b4083137f40359d4eaea847eb84ddf89fa5df2c7be2b28",
-    "rwkv5-world-mini-2": "022652c7b08da23e1bba4691a59a2b6ee8551eee3cab96df6ccd97c13aedb716",
+    "rwkv5-world-mini": "022652c7b08da23e1bba4691a59a2b6ee8551eee3cab96df6ccd97c13aedb716",
     "rwkv4-world-mini": "b796af955d44ee5ce3872abb2bdead7c025f2d686dd541cf55cb724a025a574c",
 }
 

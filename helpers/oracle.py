@@ -1,5 +1,6 @@
 """The independent reference: BlinkDL's own inference code, the ``rwkv`` package."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -40,7 +41,11 @@ def load_oracle(path: str | Path, strategy: str = "cpu fp32"):
     from rwkv.model import RWKV  # reads the two variables above, and turns TF32 on for the whole process
 
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
-    return RWKV(model=str(path), strategy=strategy, verbose=False)
+    gc.freeze()  # it collects garbage after each block, and need not look for it in tokenizers with 65,536 tokens
+    try:
+        return RWKV(model=str(path), strategy=strategy, verbose=False)
+    finally:
+        gc.unfreeze()
 
 
 def oracle_state(state: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -35,6 +35,7 @@ class Sampling:
     top_p: float = 0.85  # only the most probable tokens that have this share together; 1: all
     repetition_penalty: float = 1.0  # weakens tokens that occur in prompt or text, by a factor; 1: off
     presence_penalty: float = 0.2  # weakens tokens that occur in the new text, by a difference of logits; 0: off
+    begin_suppress_tokens: tuple[int, ...] = ()  # ids that the new text may not begin with
     max_new_tokens: int = 100
     seed: int = 0  # the same seed gives the same text
 
@@ -68,6 +69,23 @@ class PresencePenalty(LogitsProcessor):
         return torch.where(present, scores - self.penalty, scores)
 
 
+class SuppressAtBegin(LogitsProcessor):
+    """Rule out some tokens as the first new one.
+
+    ``SuppressTokensAtBeginLogitsProcessor`` does the same, but goes through the whole vocabulary for each token.
+    """
+
+    def __init__(self, tokens: tuple[int, ...], prompt_length: int):
+        self.tokens, self.prompt_length = list(tokens), prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return new scores (B, V), given the ids (B, T) of prompt and text so far."""
+        if input_ids.shape[1] > self.prompt_length:
+            return scores
+        ruled_out = torch.tensor(self.tokens, device=scores.device)
+        return scores.index_fill(1, ruled_out, -torch.inf)
+
+
 def logits_processors(settings: Sampling, prompt_length: int = 0) -> LogitsProcessorList:
     """Return what changes the logits before the choice, in the order that ``generate`` has."""
     processors = LogitsProcessorList()
@@ -75,6 +93,8 @@ def logits_processors(settings: Sampling, prompt_length: int = 0) -> LogitsProce
         processors.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
     if settings.presence_penalty != 0:
         processors.append(PresencePenalty(settings.presence_penalty, prompt_length))
+    if settings.begin_suppress_tokens:
+        processors.append(SuppressAtBegin(settings.begin_suppress_tokens, prompt_length))
     if settings.temperature not in (0, 1):
         processors.append(TemperatureLogitsWarper(float(settings.temperature)))
     if settings.temperature != 0 and settings.top_p < 1:

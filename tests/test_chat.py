@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from helpers.chat import Chat, ChatWidget, transcript
-from helpers.sampling import Sampling
+from helpers.sampling import Sampling, logits_processors
+from helpers.vocab import read_vocab
 
 LIMIT = 60  # seconds after which a thread counts as stuck
 
@@ -47,6 +48,14 @@ def test_an_answer_ends_at_the_blank_line_and_the_model_reads_no_further(tiny_rw
     expected = answer.split("\n\n")[0]
     assert heard == expected.strip()
     assert said(chat) == f"User: How are you?\n\nAssistant:{expected}\n\n"
+
+
+def test_an_answer_does_not_begin_with_a_line_break(tiny_rwkv5):
+    processors = logits_processors(Chat(*tiny_rwkv5, greedy()).settings, prompt_length=2)
+    ids, scores = torch.ones(1, 3, dtype=torch.int64), torch.zeros(1, 65536)
+    ruled_out = set(processors(ids[:, :2], scores)[0].isinf().nonzero()[:, 0].tolist())
+    assert ruled_out == {i for i, token in read_vocab().items() if token.lstrip(b" \t\r")[:1] == b"\n"}
+    assert processors(ids, scores).isfinite().all(), "later it may"
 
 
 def test_a_blank_line_may_come_in_two_tokens(tiny_rwkv5):

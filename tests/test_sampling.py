@@ -32,6 +32,19 @@ def test_stream_chooses_as_generate_does(tiny_rwkv5, settings):
     assert [token for token, _ in stream(model, IDS, settings)] == expected[0, len(IDS) :].tolist()
 
 
+def test_the_text_does_not_begin_with_what_is_ruled_out(tiny_rwkv5):
+    model, _ = tiny_rwkv5
+    greedy = {"temperature": 0, "presence_penalty": 0, "max_new_tokens": 6}
+    first = next(stream(model, IDS, Sampling(**greedy)))[0]
+    second = next(stream(model, IDS, Sampling(**greedy, begin_suppress_tokens=(first,))))[0]
+    assert second != first
+    expected = model.generate(
+        torch.tensor([IDS]), max_new_tokens=6, do_sample=False, begin_suppress_tokens=[first, second]
+    )
+    both = Sampling(**greedy, begin_suppress_tokens=(first, second))
+    assert [token for token, _ in stream(model, IDS, both)] == expected[0, len(IDS) :].tolist()
+
+
 def test_the_seed_decides_and_the_global_generator_is_left_alone(tiny_rwkv5):
     model, _ = tiny_rwkv5
     before = torch.get_rng_state()

@@ -105,14 +105,15 @@ def tokens_in_chunks(tokens: int, size: int, lengths: Tensor | None, device: tor
 
 
 def wkv5_chunked(
-    r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None = None, size=64
+    r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None = None, size=0
 ) -> tuple[Tensor, Tensor]:
-    """The same as :func:`wkv5_recurrent` as matrix products, in chunks of C = ``size`` tokens, a power of two.
+    """The same as :func:`wkv5_recurrent` as matrix products, in chunks of C = ``size`` tokens: a power of two, or 0.
 
     Inside all chunks at once, y = scores v. What came before a chunk reaches its token i through ``(r_i * w^i) S``;
     only these states S, one a chunk, are computed one after the other.
     """
     tokens = r.shape[2]
+    size = size or (32 if tokens <= 96 else 64)  # measured; the last chunk of a short text would be mostly empty
     count = tokens_in_chunks(tokens, size, lengths, r.device)[:, None, :, None, None]  # (B or 1, 1, n, 1, 1)
     r, k, v = (split_chunks(x, size) for x in (r, k, v))  # (B, H, n, C, N)
     inside = wkv5_scores(r, k, log_w, u) @ v
