@@ -137,11 +137,23 @@ def test_the_server_alone_does_not_find_a_custom_class(tiny_rwkv5, monkeypatch):
         model_manager.ModelManager(device="cpu", force_model=model.name_or_path, trust_remote_code=True)
 
 
+def heed_ctrl_c():
+    """A shell has what it starts in the background ignore Ctrl+C, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def process(*command: str):
     """Run a server as a process of its own and stop it at the end."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    running = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=heed_ctrl_c,
+    )
     try:
         yield running
     finally:
