@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from helpers import __main__ as cli
 from helpers.conversion import convert
 from helpers.errors import InputError
-from helpers.serve import model_type, serving
+from helpers.serve import model_type, register_rwkv5, serving
 from helpers.synthetic import write_random_checkpoint
 
 LIMIT = 120  # seconds for a server to start, and for a request
@@ -46,6 +46,7 @@ def client(address: str) -> openai.OpenAI:
 
 def generated(folder: Path, prompt: str, tokens: int) -> str:
     """Return what the model of ``folder`` writes greedily, without a server."""
+    register_rwkv5()
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
