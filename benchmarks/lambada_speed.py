@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--limit", type=int, help="passages (default: 300 on a CPU, all on a GPU)")
     parser.add_argument(
-        "--loop", type=int, help="passages for the article's loop (default: all on a CPU, 100 on a GPU)"
+        "--loop", type=int, help="passages for the article's loop (default: all on a CPU, 300 on a GPU)"
     )
     parser.add_argument("--repeat", type=int, default=3, help="runs of each side, of which the median counts")
     parser.add_argument("--threads", type=int, default=2, help="of a CPU")
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     gpu = args.device == "cuda"
-    args.loop = args.loop or (100 if gpu else None)
+    args.loop = args.loop or (300 if gpu else None)
     torch.set_num_threads(args.threads)
     texts = lambada.read_texts(args.data, args.limit or (None if gpu else 300))
     documents = encode_world(texts, "none")
