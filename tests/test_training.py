@@ -298,6 +298,8 @@ def test_the_command(corpus, tmp_path, capsys):
     assert sorted(path.name for path in out.iterdir()) == ["log.jsonl", "model.pth", "result.json"]
     assert cli.main(["train", "--corpus", str(tmp_path / "none"), "--out", str(out), "--steps", "1"]) == 2
     assert "Cannot read the corpus" in capsys.readouterr().err
+    assert cli.main(["train", "--corpus", str(corpus), "--out", str(corpus), "--steps", "1"]) == 2
+    assert "Cannot write into" in capsys.readouterr().err
 
 
 def test_kernels_take_the_place_of_the_models_functions(monkeypatch):

@@ -102,6 +102,10 @@ def train(
 def main(args: argparse.Namespace) -> int:
     if not (args.steps > 0 or args.minutes > 0):
         raise InputError("Give --steps or --minutes as a positive number.")
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot write into {args.out}: {error.strerror}; give another --out.") from None
     texts = read_texts(args.lambada) if args.lambada else []
     documents = encode(texts, TrieTokenizer(read_vocab()).encode)
     options = options_from(args)
