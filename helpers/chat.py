@@ -3,6 +3,7 @@
 import html
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 
 import ipywidgets as widgets
 
@@ -10,6 +11,12 @@ from .prompts import END_OF_TURN, chat_prompt
 from .sampling import Sampling, stream
 from .vocab import read_vocab
 from .worker import Worker
+
+
+@cache
+def line_breaks() -> tuple[int, ...]:
+    """Return the ids of the tokens that begin with a line break, or with blanks and one."""
+    return tuple(i for i, token in read_vocab().items() if token.lstrip(b" \t\r").startswith(b"\n"))
 
 
 class Chat:
@@ -20,8 +27,7 @@ class Chat:
 
     def __init__(self, model, tokenizer, settings: Sampling | None = None):
         self.model, self.tokenizer = model, tokenizer
-        breaks = tuple(i for i, token in read_vocab().items() if token.lstrip(b" \t\r").startswith(b"\n"))
-        self.settings = replace(settings or Sampling(), begin_suppress_tokens=breaks)  # no empty answers
+        self.settings = replace(settings or Sampling(), begin_suppress_tokens=line_breaks())  # no empty answers
         self.reset()
 
     def reset(self) -> None:

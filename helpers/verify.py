@@ -31,7 +31,7 @@ from .oracle import fp32_copy, load_oracle
 from .paths import BUILD
 from .tokenizer_check import compare, fuzz_texts, load_cases, reference_tokenizer
 
-LENGTHS = (1, 63, 64, 65, 200)  # around the chunk of 64 tokens
+LENGTHS = (1, 63, 64, 65, 200)  # one token, ends of chunks (32 tokens up to 96, then 64), a long text
 SEEDS = (0, 1)
 DECODED, DECODED_OF_TEXT = 48, 16  # tokens that are read one by one, of each seed and of each text
 TOLERANCE = 1e-4  # of logits, relative to the largest if it is over 1; about a hundred roundings of fp32

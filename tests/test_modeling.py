@@ -110,7 +110,7 @@ def test_a_text_can_be_split_anywhere(pair, split):
 @pytest.mark.parametrize("lengths", [None, [37, 5, 0]])
 @pytest.mark.parametrize("channels", [1, 8], ids=["decay a head", "decay a channel"])
 @pytest.mark.parametrize("strength", [-6.0, 0.0, 3.0], ids=["slow", "medium", "fast"])
-@pytest.mark.parametrize("size", [1, 8, 64], ids="chunks of {}".format)
+@pytest.mark.parametrize("size", [1, 8, 64, None], ids="chunks of {}".format)
 def test_wkv5_chunked_is_the_recurrence(lengths, channels, strength, size):
     generator = torch.Generator().manual_seed(0)
     batch, heads, tokens, head_size = 3, 2, 37, 8

@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM
 
 from helpers import conversion, oracle, parity, synthetic
 
-LENGTHS = (1, 63, 64, 65, 200)  # around the chunk of 64 tokens
+LENGTHS = (1, 63, 64, 65, 96, 97, 128, 129, 200)  # around ends of chunks, of 32 tokens up to 96, then of 64
 FORMS = {
     "4": {"version": "4"},
     "5.0": {"version": "5.0"},

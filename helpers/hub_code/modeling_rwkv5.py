@@ -105,9 +105,9 @@ def tokens_in_chunks(tokens: int, size: int, lengths: Tensor | None, device: tor
 
 
 def wkv5_chunked(
-    r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None = None, size=0
+    r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None = None, size=None
 ) -> tuple[Tensor, Tensor]:
-    """The same as :func:`wkv5_recurrent` as matrix products, in chunks of C = ``size`` tokens: a power of two, or 0.
+    """The same as :func:`wkv5_recurrent` as matrix products, in chunks of C = ``size`` tokens, a power of two.
 
     Inside all chunks at once, y = scores v. What came before a chunk reaches its token i through ``(r_i * w^i) S``;
     only these states S, one a chunk, are computed one after the other.
