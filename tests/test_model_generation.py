@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_models import VERSIONS, ids_of
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer, pipeline, set_seed
+from transformers.generation import utils
 
 from helpers.conversion import convert
 from helpers.synthetic import write_random_checkpoint
@@ -56,6 +57,14 @@ def test_greedy(model, use_cache, length):
     mask = torch.ones_like(ids)
     generated = model.generate(ids, attention_mask=mask, use_cache=use_cache, **ENDLESS)
     assert generated.tolist() == greedy(model, ids).tolist()
+
+
+def test_the_state_is_carried_whatever_names_generate_knows(model, monkeypatch):
+    """transformers 5.24 took ``state`` off the list of outputs that ``generate`` hands on: texts became nonsense."""
+    names = [name for name in utils.ALL_CACHE_NAMES if name != "state"]
+    monkeypatch.setattr(utils, "ALL_CACHE_NAMES", names)
+    ids = ids_of(12, rows=2)
+    assert model.generate(ids, **ENDLESS).tolist() == greedy(model, ids).tolist()
 
 
 def test_sampling(model):

@@ -308,6 +308,13 @@ class RwkvForCausalLM(RwkvPreTrainedModel, GenerationMixin):
             kwargs["state"] = tuple(part.repeat_interleave(expand_size, dim=0) for part in kwargs["state"])
         return input_ids, kwargs
 
+    def _update_model_kwargs_for_generation(self, outputs: ModelOutput, model_kwargs: dict, *args, **kwargs) -> dict:
+        """Hand the state on to the next step: from 5.24 on, ``generate`` does so only for outputs of names it knows."""
+        model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
+        if outputs.state is not None:
+            model_kwargs["state"] = outputs.state
+        return model_kwargs
+
     def _prefill(self, *args, **kwargs):
         """Mark the state after the prompt: on Apple GPUs, generate asks whether tokens can be taken back from it."""
         output = super()._prefill(*args, **kwargs)
