@@ -12,7 +12,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(VENV) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: .venv/installed
-	$(VENV) -m ruff check . && $(VENV) -m ruff format --check .
+	$(VENV) -m ruff check . && $(VENV) -m ruff format --check . && $(VENV) -m mypy
 
 lab: .venv/installed
 	$(VENV) -m jupyter lab notebooks/00_start_here.ipynb

@@ -1,10 +1,17 @@
 """Put RWKV World language models on Hugging Face: the package behind the notebooks.
 
-Data flows one way, and no module imports a later one::
+One folder is one room, with a face that says what it is for. Imports point down only::
 
-    vocab -> tokenizer -> checkpoint -> conversion -> model directory -> parity, lambada
+    commands                                what python -m helpers COMMAND runs
+    series                                  the notebooks as a whole
+    teaching    bench                       figures and widgets; measurements
+    training    proof
+    generation  lambada
+    conversion                              .pth -> model directory and back
+    tokenizer   checkpoints
+    hub_code    errors  paths  atomic       hub_code travels with a converted model and imports nothing from here
 
-The notebooks import these modules and show their code; ``python -m helpers`` is the same functions from a shell.
+The notebooks import these rooms and show their code; ``python -m helpers`` is the same functions from a shell.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -5,14 +5,16 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from .errors import InputError
 
 try:
-    import fcntl
+    fcntl: ModuleType | None = import_module("fcntl")
 except ImportError:  # Windows, where two processes writing the same target are not told apart
     fcntl = None
 
@@ -93,16 +95,34 @@ def new_file(target: Path) -> Iterator[Path]:
         (folder / target.name).replace(target.resolve())
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file so that it is complete when it appears; one of that name is replaced."""
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` to write to; the file takes the place of ``path`` when the block ends without error.
+
+    For files that a program may make again and again: nothing is locked, and of two writers at once the last one wins.
+
+    Raises:
+        InputError: the system refuses to write. Then ``path`` is as it was.
+    """
     partial_path = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial_path.write_text(text, encoding="utf-8", newline="\n")
+        yield partial_path
         partial_path.replace(path)
     except OSError as error:
-        raise InputError(f"Cannot write {path}: {error.strerror}; nothing was changed there.") from None
+        raise InputError(f"Cannot write {path}: {error.strerror or error}; nothing was changed there.") from None
     finally:
-        partial_path.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial_path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file so that it is complete when it appears; one of that name is replaced.
+
+    Raises:
+        InputError: the system refuses to write.
+    """
+    with replaced_file(path) as partial_path:
+        partial_path.write_text(text, encoding="utf-8", newline="\n")
 
 
 @contextmanager
@@ -174,10 +194,11 @@ def exchange(one: Path, other: Path) -> bool:
         here = -100  # AT_FDCWD
         renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
         return renameat2 is not None and renameat2(here, a, here, b, swap) == 0
-    if sys.platform == "darwin":
+    elif sys.platform == "darwin":
         renamex_np = getattr(ctypes.CDLL(None), "renamex_np", None)
         return renamex_np is not None and renamex_np(a, b, swap) == 0
-    return False
+    else:
+        return False
 
 
 def remove_empty(folders: list[Path]) -> None:

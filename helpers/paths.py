@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
 NOTEBOOKS = ROOT / "notebooks"
+RESULTS = ROOT / "benchmarks" / "results"  # recorded measurements
 HUB_CODE = ROOT / "helpers" / "hub_code"
-BUILD = ROOT / "build"  # git-ignored: everything that a run makes
+# everything that a run makes: in a checkout in a folder that git ignores, for an installed package in the user's cache
+BUILD = ROOT / "build" if (ROOT / "pyproject.toml").exists() else user_cache_path("rwkv-world-hf")
 
 
 def shown(path: str | Path) -> str:

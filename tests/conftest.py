@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from helpers.conversion import convert
-from helpers.synthetic import write_random_checkpoint
+from helpers.checkpoints.synthetic import write_random_checkpoint
+from helpers.conversion.directory import convert
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups

@@ -19,13 +19,15 @@ from pathlib import Path
 
 import torch
 
-from helpers import conversion, fast_tokenizer
+from helpers.checkpoints import files
+from helpers.conversion import directory, weights
+from helpers.conversion.export import export
+from helpers.conversion.refresh import refresh
 from helpers.errors import InputError
-from helpers.export import export
-from helpers.refresh import refresh
+from helpers.tokenizer import fast
 
 WORK = {
-    "convert": lambda source, target: conversion.convert(source, target, progress=False),
+    "convert": lambda source, target: directory.convert(source, target, progress=False),
     "refresh": lambda source, target: refresh(target, progress=False),
     "export": lambda source, target: export(source, target),
 }
@@ -64,8 +66,8 @@ def at_every_moment(do: Callable[[int], object]) -> None:
             number += 1
             do(number)
 
-    is_finite = conversion.is_finite
-    conversion.is_finite = lambda piece: (moment("piece", ()), is_finite(piece))[1]
+    is_finite = weights.is_finite
+    weights.is_finite = lambda piece: (moment("piece", ()), is_finite(piece))[1]
     sys.addaudithook(moment)
 
 
@@ -92,8 +94,8 @@ def on_full_disk(size: int) -> None:
 def main(kind: str, source: Path, target: Path, runs: int) -> dict:
     """Return how many runs were killed and which of them left something half-made, and the same for full disks."""
     torch.set_num_threads(1)
-    conversion.PIECE = 2000  # numbers: many pieces even in a small model
-    fast_tokenizer.save_tokenizers(source.parent / "warm")  # builds the vocabulary before the forks
+    files.NUMBERS_AT_ONCE = 2000  # many pieces even in a small model
+    fast.save_tokenizers(source.parent / "warm")  # builds the vocabulary before the forks
     earlier_copy = source.parent / "earlier"
     if target.exists():
         shutil.copytree(target, earlier_copy)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import behaviour, behaviour_table
-from helpers.behaviour import BEHAVIOURS, Subject, make_subject, measure
+from helpers.proof import behaviour, behaviour_table
+from helpers.proof.behaviour import BEHAVIOURS, Subject, make_subject, measure
 
 NATIVE_FAILS = {
     "a model of one layer": "ZeroDivisionError",

@@ -6,9 +6,10 @@ import time
 import pytest
 import torch
 
-from helpers.chat import Chat, ChatWidget, transcript
-from helpers.sampling import Sampling, logits_processors
-from helpers.vocab import read_vocab
+from helpers.generation.chat import Chat, transcript
+from helpers.generation.sampling import Sampling, logits_processors
+from helpers.teaching.chat_widget import ChatWidget
+from helpers.tokenizer.vocab import read_vocab
 
 LIMIT = 60  # seconds after which a thread counts as stuck
 

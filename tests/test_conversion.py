@@ -10,13 +10,14 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_models import VERSIONS
 from transformers import AutoTokenizer, RwkvForCausalLM
 
 from helpers import __main__ as cli
-from helpers import checkpoints, conversion, hub, synthetic
+from helpers.checkpoints import bundled, files, format, names, synthetic
+from helpers.conversion import directory, hub
 from helpers.errors import InputError
-
-VERSIONS = ["4", "5.0", "5.1", "5.2"]
+from helpers.paths import ROOT
 
 
 @pytest.fixture
@@ -29,12 +30,12 @@ def small(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_every_number_arrives(version, dtype, tmp_path):
     path = synthetic.write_random_checkpoint(tmp_path / "model.pth", version, vocab_size=300, dtype=dtype)
-    converted = load_file(conversion.convert(path, tmp_path / "out", progress=False) / "model.safetensors")
-    original = checkpoints.load_checkpoint(path)
+    converted = load_file(directory.convert(path, tmp_path / "out", progress=False) / "model.safetensors")
+    original = files.load_checkpoint(path)
     assert len(converted) == len(original)
     for name, weight in original.items():
-        assert torch.equal(converted[conversion.hub_name(name)], weight), name
-        assert converted[conversion.hub_name(name)].dtype == dtype
+        assert torch.equal(converted[names.hub_name(name)], weight), name
+        assert converted[names.hub_name(name)].dtype == dtype
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -42,16 +43,16 @@ def test_every_number_arrives(version, dtype, tmp_path):
 def test_sizes_are_inferred(version, head_size, tmp_path):
     sizes = {"layers": 3, "hidden_size": 128, "head_size": head_size, "vocab_size": 77, "ffn_size": 96}
     path = synthetic.write_random_checkpoint(tmp_path / "model.pth", version, **sizes)
-    info = checkpoints.describe_checkpoint(path)
+    info = format.describe_checkpoint(path)
     assert info.version == version
     assert (info.layers, info.hidden_size, info.vocab_size, info.ffn_size) == (3, 128, 77, 96)
     assert info.heads == (1 if version == "4" else 128 // head_size)
-    assert info.parameters == sum(w.numel() for w in checkpoints.load_checkpoint(path).values())
+    assert info.parameters == sum(w.numel() for w in files.load_checkpoint(path).values())
 
 
 def test_shards_and_dtype(small, tmp_path):
-    whole = load_file(conversion.convert(small, tmp_path / "one", progress=False) / "model.safetensors")
-    out = conversion.convert(small, tmp_path / "many", torch.float32, max_shard_size="100KB", progress=False)
+    whole = load_file(directory.convert(small, tmp_path / "one", progress=False) / "model.safetensors")
+    out = directory.convert(small, tmp_path / "many", torch.float32, max_shard_size="100KB", progress=False)
     index = json.loads((out / "model.safetensors.index.json").read_text())
     assert set(index["weight_map"]) == set(whole)
     files = {name: load_file(out / name) for name in set(index["weight_map"].values())}
@@ -63,7 +64,7 @@ def test_shards_and_dtype(small, tmp_path):
 @pytest.mark.parametrize("version", ["4", "5.0"])
 def test_another_process_in_another_folder_loads_it(version, tmp_path):
     path = synthetic.write_random_checkpoint(tmp_path / "model.pth", version, hidden_size=32, head_size=16)
-    out = conversion.convert(path, tmp_path / "out", progress=False)
+    out = directory.convert(path, tmp_path / "out", progress=False)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     code = (
@@ -84,10 +85,10 @@ def test_another_process_in_another_folder_loads_it(version, tmp_path):
 
 
 def test_native_rwkv4_equals_the_rwkv_package(tmp_path):
-    from helpers.oracle import load_oracle
+    from helpers.checkpoints.oracle import load_oracle
 
     path = synthetic.write_random_checkpoint(tmp_path / "model.pth", "4", vocab_size=300, dtype=torch.float32)
-    model = RwkvForCausalLM.from_pretrained(conversion.convert(path, tmp_path / "out", progress=False)).eval()
+    model = RwkvForCausalLM.from_pretrained(directory.convert(path, tmp_path / "out", progress=False)).eval()
     ids = list(range(1, 200))
     expected, _ = load_oracle(path).forward(ids, None, full_output=True)
     with torch.inference_mode():
@@ -109,25 +110,34 @@ class Payload:
         return open, (str(self.path), "w")
 
 
-def test_unusable_files_are_refused(tmp_path, small):
-    weights = checkpoints.load_checkpoint(small)
+@pytest.fixture(scope="module")
+def unusable(tmp_path_factory):
+    """A folder of files that are no checkpoints, each in its own way."""
+    folder = tmp_path_factory.mktemp("unusable")
+    small = synthetic.write_random_checkpoint(folder / "small.pth", vocab_size=300)
+    weights = files.load_checkpoint(small)
     whole = small.read_bytes()
-    (tmp_path / "truncated.pth").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "empty.pth").write_bytes(b"")
-    (tmp_path / "text.pth").write_text("hello")
-    save_file(dict(weights), tmp_path / "model.safetensors")
-    save({"a": Payload(tmp_path / "executed")}, tmp_path / "evil.pth")
-    (tmp_path / "pickle.pth").write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
-    save({"model": weights, "step": 3}, tmp_path / "nested.pth")
-    save({"transformer.wte.weight": torch.ones(3, 3)}, tmp_path / "gpt2.pth")
-    save({f"module.{name}": weight for name, weight in weights.items()}, tmp_path / "prefixed.pth")
-    save({conversion.hub_name(name): weight for name, weight in weights.items()}, tmp_path / "converted.pth")
-    save([torch.ones(3)], tmp_path / "list.pth")
-    save({**weights, "note": "hello"}, tmp_path / "note.pth")
-    save({1: torch.ones(3)}, tmp_path / "number.pth")
-    (tmp_path / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    (tmp_path / "loop.pth").symlink_to("loop.pth")
-    expected = {
+    (folder / "truncated.pth").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.pth").write_bytes(b"")
+    (folder / "text.pth").write_text("hello")
+    save_file(dict(weights), folder / "model.safetensors")
+    save({"a": Payload(folder / "executed")}, folder / "evil.pth")
+    (folder / "pickle.pth").write_bytes(pickle.dumps(Payload(folder / "executed")))
+    save({"model": weights, "step": 3}, folder / "nested.pth")
+    save({"transformer.wte.weight": torch.ones(3, 3)}, folder / "gpt2.pth")
+    save({f"module.{name}": weight for name, weight in weights.items()}, folder / "prefixed.pth")
+    save({names.hub_name(name): weight for name, weight in weights.items()}, folder / "converted.pth")
+    save([torch.ones(3)], folder / "list.pth")
+    save({**weights, "note": "hello"}, folder / "note.pth")
+    save({1: torch.ones(3)}, folder / "number.pth")
+    (folder / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    (folder / "loop.pth").symlink_to("loop.pth")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    {
         "missing.pth": "There is no file",
         ".": "is a directory",
         "truncated.pth": "damaged",
@@ -147,12 +157,31 @@ def test_unusable_files_are_refused(tmp_path, small):
         "loop.pth": "Cannot read",
         "small.pth/x.pth": "There is no file",
         os.devnull: "not a regular file",
-    }
-    for name, message in expected.items():
-        with pytest.raises(InputError, match=message):
-            conversion.convert(tmp_path / name, tmp_path / "out", progress=False)
-    assert not (tmp_path / "executed").exists()
-    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+    }.items(),
+)
+def test_unusable_files_are_refused(unusable, name, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        directory.convert(unusable / name, tmp_path / "out", progress=False)
+    assert not (unusable / "executed").exists()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_too_little_memory_is_not_called_damage(tmp_path, old):
+    """A process that may not map or allocate more says so; the remedy is not to download the file again."""
+    path = tmp_path / "large.pth"
+    torch.save({"emb.weight": torch.zeros(50_000_000)}, path, _use_new_zipfile_serialization=not old)
+    code = (
+        "import resource, sys\nfrom helpers.checkpoints import load_checkpoint\nfrom helpers.errors import InputError\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000,) * 2)\n"
+        "try:\n    load_checkpoint(sys.argv[1])\nexcept InputError as error:\n    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert "emory; the file itself may be intact" in done.stdout, done.stderr
+    assert "damaged" not in done.stdout
 
 
 def without(name):
@@ -185,45 +214,45 @@ def replaced(name, value):
     ],
 )
 def test_unusable_tensors_are_named(small, tmp_path, change, message):
-    weights = dict(checkpoints.load_checkpoint(small))
+    weights = dict(files.load_checkpoint(small))
     change(weights)
     with pytest.raises(InputError, match=message):
-        conversion.convert(save(weights, tmp_path / "bad.pth"), tmp_path / "out", progress=False)
+        directory.convert(save(weights, tmp_path / "bad.pth"), tmp_path / "out", progress=False)
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
 
 def test_an_existing_directory_is_kept(small, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    conversion.convert(small, out, progress=False)  # an empty one may be used
+    directory.convert(small, out, progress=False)  # an empty one may be used
     before = sorted((path.name, path.stat().st_mtime_ns) for path in out.iterdir())
     with pytest.raises(InputError, match="already exists"):
-        conversion.convert(small, out, progress=False)
+        directory.convert(small, out, progress=False)
     assert sorted((path.name, path.stat().st_mtime_ns) for path in out.iterdir()) == before
 
 
 def test_numbers_too_large_for_the_wanted_dtype(small, tmp_path):
-    weights = {**checkpoints.load_checkpoint(small), "ln_out.bias": torch.full((64,), 1e5)}
+    weights = {**files.load_checkpoint(small), "ln_out.bias": torch.full((64,), 1e5)}
     with pytest.raises(InputError, match=r"ln_out\.bias has numbers too large for torch\.float16"):
-        conversion.convert(save(weights, tmp_path / "large.pth"), tmp_path / "out", torch.float16, progress=False)
+        directory.convert(save(weights, tmp_path / "large.pth"), tmp_path / "out", torch.float16, progress=False)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_disk_that_is_too_small(small, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(conversion.shutil, "disk_usage", lambda path: usage._replace(free=10**6))
+    monkeypatch.setattr(directory.shutil, "disk_usage", lambda path: usage._replace(free=10**6))
     with pytest.raises(InputError, match=r"has 0\.00 GB free"):
-        conversion.convert(small, tmp_path / "a" / "out", progress=False)
+        directory.convert(small, tmp_path / "a" / "out", progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["small.pth"]
 
 
 def test_old_and_strided_files(small, tmp_path):
     """A file in the format from before PyTorch 1.6, in fp64, with a tensor that is not contiguous."""
-    weights = {name: weight.double() for name, weight in checkpoints.load_checkpoint(small).items()}
+    weights = {name: weight.double() for name, weight in files.load_checkpoint(small).items()}
     weights["head.weight"] = weights["head.weight"].t().contiguous().t()
     torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    out = load_file(conversion.convert(tmp_path / "old.pth", tmp_path / "out", progress=False) / "model.safetensors")
-    assert all(torch.equal(out[conversion.hub_name(name)], weight) for name, weight in weights.items())
+    out = load_file(directory.convert(tmp_path / "old.pth", tmp_path / "out", progress=False) / "model.safetensors")
+    assert all(torch.equal(out[names.hub_name(name)], weight) for name, weight in weights.items())
 
 
 def test_command_line(small, tmp_path, capsys, monkeypatch):
@@ -249,16 +278,16 @@ def test_no_network_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_bundled_checkpoint_is_checked(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "BUILD", tmp_path / "build")
-    path = checkpoints.bundled_checkpoint()
-    assert checkpoints.describe_checkpoint(path).layers == 14
+    monkeypatch.setattr(bundled, "BUILD", tmp_path / "build")
+    path = bundled.bundled_checkpoint()
+    assert format.describe_checkpoint(path).layers == 14
     with open(path, "r+b") as file:  # damage the unpacked copy: it is unpacked again
         file.write(b"????")
-    assert checkpoints.sha256(checkpoints.bundled_checkpoint()) == checkpoints.BUNDLED_SHA256["rwkv5-world-mini"]
-    monkeypatch.setattr(checkpoints, "DATA", tmp_path)
+    assert files.sha256(bundled.bundled_checkpoint()) == bundled.BUNDLED_SHA256["rwkv5-world-mini"]
+    monkeypatch.setattr(bundled, "DATA", tmp_path)
     packed = tmp_path / "rwkv5-world-mini.pth.xz"
     packed.write_bytes(b"not xz")
     path.unlink()
     with pytest.raises(InputError, match="Cannot unpack"):
-        checkpoints.bundled_checkpoint()
+        bundled.bundled_checkpoint()
     assert list(path.parent.iterdir()) == []

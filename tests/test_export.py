@@ -4,25 +4,26 @@ import json
 import shutil
 
 import pytest
+import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, RwkvForCausalLM
 
 from helpers import __main__ as cli
-from helpers import checkpoints, conversion, oracle, parity, synthetic
+from helpers.checkpoints import files, names, oracle, synthetic
+from helpers.conversion import directory
+from helpers.conversion.export import export
+from helpers.conversion.reading import load_converted
+from helpers.conversion.refresh import refresh
 from helpers.errors import InputError
-from helpers.export import export
-from helpers.model_dir import load_converted
-from helpers.refresh import refresh
+from helpers.proof import parity
 
-FORMS = {
-    "4": {"version": "4"},
-    "5.0": {"version": "5.0"},
+FORMS = tiny_models.FORMS | {
     "5.0 raw bonus": {"version": "5.0", "bonus_name": "time_faaaa", "decay_shape": (2, 1)},
-    "5.0 time_state": {"version": "5.0", "time_state": True},
+    "5.0 time_state": {"version": "5.0", "has_time_state": True},
     "5.1": {"version": "5.1", "head_size": 8},
     "5.2": {"version": "5.2", "head_size": 16},
-    "5.2 odd sizes": {"version": "5.2", "hidden_size": 72, "head_size": 24, "ffn_size": 100, "time_state": True},
+    "5.2 odd sizes": {"version": "5.2", "hidden_size": 72, "head_size": 24, "ffn_size": 100, "has_time_state": True},
 }
 
 
@@ -30,11 +31,11 @@ FORMS = {
 def small(tmp_path):
     """The path of a small RWKV-5.0 checkpoint, and its converted directory."""
     path = synthetic.write_random_checkpoint(tmp_path / "small.pth", vocab_size=300)
-    return path, conversion.convert(path, tmp_path / "converted", progress=False)
+    return path, directory.convert(path, tmp_path / "converted", progress=False)
 
 
 def assert_same_tensors(path, original):
-    tensors, expected = checkpoints.load_checkpoint(path), checkpoints.load_checkpoint(original)
+    tensors, expected = files.load_checkpoint(path), files.load_checkpoint(original)
     assert list(tensors) == list(expected)
     for name, weight in expected.items():
         assert tensors[name].dtype == weight.dtype, name
@@ -45,7 +46,7 @@ def assert_same_tensors(path, original):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_export_is_the_original(form, dtype, tmp_path):
     path = synthetic.write_random_checkpoint(tmp_path / "a.pth", vocab_size=300, dtype=dtype, **FORMS[form])
-    folder = conversion.convert(path, tmp_path / "converted", max_shard_size="50KB", progress=False)
+    folder = directory.convert(path, tmp_path / "converted", max_shard_size="50KB", progress=False)
     assert_same_tensors(export(folder, tmp_path / "back.pth"), path)
 
 
@@ -54,7 +55,7 @@ def test_the_rwkv_package_loads_an_export(form, tmp_path):
     """Original, export and converted model give the same logits and states, whatever form the file has."""
     options = {"vocab_size": 300, "dtype": torch.float32, **FORMS[form]}
     path = synthetic.write_random_checkpoint(tmp_path / "a.pth", **options)
-    folder = conversion.convert(path, tmp_path / "converted", progress=False)
+    folder = directory.convert(path, tmp_path / "converted", progress=False)
     back = oracle.load_oracle(export(folder, tmp_path / "back.pth"))
     ids = torch.randint(1, 300, (65,), generator=torch.Generator().manual_seed(0)).tolist()
     expected, _ = oracle.load_oracle(path).forward(ids, None, full_output=True)
@@ -126,9 +127,9 @@ def test_a_damaged_directory_is_refused_and_left_alone(how, message, small, tmp_
 def old_directory(folder, checkpoint, version, shards, suffix):
     """Write what the older converters made of a checkpoint, as the published repositories have it."""
     folder.mkdir()
-    tensors = {conversion.hub_name(n): w.clone() for n, w in checkpoints.load_checkpoint(checkpoint).items()}
-    names = list(tensors)
-    parts = [names[i::shards] for i in range(shards)]
+    tensors = {names.hub_name(n): w.clone() for n, w in files.load_checkpoint(checkpoint).items()}
+    new_names = list(tensors)
+    parts = [new_names[i::shards] for i in range(shards)]
     stem = {".bin": "pytorch_model", ".safetensors": "model"}[suffix]
     index = {}
     for number, part in enumerate(parts, start=1):
@@ -170,14 +171,14 @@ def test_refresh(version, shards, suffix, tmp_path):
     folder = tmp_path / "old"
     old_directory(folder, path, version, shards, suffix)
     assert cli.main(["refresh", str(folder)]) == 0
-    names = {file.name for file in folder.iterdir()}
-    today = {file.name for file in conversion.convert(path, tmp_path / "new", progress=False).iterdir()}
-    assert names == today | {"LICENSE", ".git", "README.old.md"}
+    present = {file.name for file in folder.iterdir()}
+    today = {file.name for file in directory.convert(path, tmp_path / "new", progress=False).iterdir()}
+    assert present == today | {"LICENSE", ".git", "README.old.md"}
     assert (folder / "README.old.md").read_text() == "an old card"
     assert (folder / ".git" / "objects" / "1").read_text() == "an object"
     assert json.loads((folder / "config.json").read_text())["context_length"] == 1024
     weights, _ = load_converted(folder)
-    assert all(torch.equal(weights[name], w) for name, w in checkpoints.load_checkpoint(path).items())
+    assert all(torch.equal(weights[name], w) for name, w in files.load_checkpoint(path).items())
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     assert type(model).__name__ == ("Rwkv4ForCausalLM" if version == "4" else "Rwkv5ForCausalLM")
     if version == "4":

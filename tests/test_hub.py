@@ -4,18 +4,30 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hub_stand_in import environment, local_hub
 
 from helpers import __main__ as cli
-from helpers import conversion, hub, synthetic
-from helpers.checkpoints import sha256
+from helpers.checkpoints import synthetic
+from helpers.checkpoints.files import sha256
+from helpers.conversion import directory, hub
+from helpers.proof.certificate import (
+    Certificate,
+    LambadaResult,
+    OriginalFile,
+    RunResult,
+    Score,
+    Setting,
+    TokenizersResult,
+    WeightsResult,
+)
 
 DOWNLOAD = """
 import json, sys
 from helpers.errors import InputError
-from helpers.hub import download_checkpoint
+from helpers.conversion.hub import download_checkpoint
 for arguments in json.loads(sys.argv[1]):
     try:
         print(download_checkpoint(*arguments).resolve())
@@ -29,7 +41,7 @@ def model(tmp_path_factory):
     """A small checkpoint and its converted directory."""
     folder = tmp_path_factory.mktemp("hub_model")
     path = synthetic.write_random_checkpoint(folder / "a.pth", vocab_size=300)
-    return path, conversion.convert(path, folder / "converted", progress=False)
+    return path, directory.convert(path, folder / "converted", progress=False)
 
 
 def run(code, address, cache, *arguments):
@@ -113,19 +125,39 @@ def test_push(model, tmp_path):
     assert run(PUSH, address, tmp_path / "cache", json.dumps([[folder, "me/new"]]))[-1] == "exit 2"  # no network
 
 
+def certificate(converted):
+    return Certificate(
+        original=OriginalFile("a.pth", "0" * 64, "5.0"),
+        converted=converted,
+        compared_in=Setting("float32", "none", 1e-4),
+        versions={"torch": "2.13.0"},
+        weights=WeightsResult(tensors=3, identical=3, different=[], cast_to=[]),
+        tokenizers=TokenizersResult(texts=2, fast_mismatches=0, slow_mismatches=0),
+        runs=[RunResult("Rwkv5ForCausalLM", "prefill", "English", 9, 1e-6, 1e-7, 8.0, 1.0, 1e-7, True, None)],
+    )
+
+
+@pytest.mark.parametrize("lambada", [None, LambadaResult(5, Score(9.5, 40.0), Score(9.5, 40.0), 1e-5, 0)])
+def test_a_certificate_comes_back_from_its_file(lambada):
+    written = replace(certificate({"model.safetensors": "0" * 64}), lambada=lambada)
+    assert Certificate.from_json(written.to_json()) == written
+
+
 def test_what_is_pushed(model, tmp_path, capsys):
-    folder = conversion.convert(model[0], tmp_path / "converted", progress=False)
+    folder = directory.convert(model[0], tmp_path / "converted", progress=False)
     for name in (".git/config", ".cache/x", "__pycache__/x.pyc", "runs/.hidden", "figures/a.png"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
     names = {path.relative_to(folder).as_posix() for path in hub.files_to_push(folder)}
     assert names == {path.name for path in model[1].iterdir()} | {"figures/a.png"}
-    certificate = {"passed": True, "converted": {"model.safetensors": sha256(folder / "model.safetensors")}}
+    passed = certificate({"model.safetensors": sha256(folder / "model.safetensors")})
+    failed = replace(passed, weights=replace(passed.weights, different=["emb.weight"]))
     for content, sentence in (
-        (json.dumps(certificate), "passed"),
-        (json.dumps(certificate | {"passed": False}), "FAILED"),
-        (json.dumps(certificate | {"converted": {}}), "about other weights"),
+        (passed.to_json(), "passed"),
+        (failed.to_json(), "FAILED"),
+        (certificate({}).to_json(), "about other weights"),
         ("[]", "not readable"),
+        ("{}", "not readable"),
     ):
         (folder / "parity.json").write_text(content)
         assert cli.main(["push", str(folder), "me/model", "--dry-run"]) == 0

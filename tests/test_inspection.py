@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers import __main__ as cli
-from helpers import checkpoints, inspection, synthetic
+from helpers.checkpoints import files, inspection, synthetic
 
 
 def write(tmp_path, version="5.0", **options):
@@ -31,7 +31,7 @@ def test_a_usual_checkpoint(version, tmp_path, capsys):
         ("5.0", {"bonus_name": "time_faaaa"}, "stored as it is"),
         ("5.2", {"bonus_name": "time_first"}, "stored as a logarithm"),
         ("5.1", {"decay_shape": (1, 1)}, "shape [1, 1], not [1]"),
-        ("5.0", {"time_state": True}, "trained initial state"),
+        ("5.0", {"has_time_state": True}, "trained initial state"),
         ("5.0", {"dtype": torch.float64}, "64 bits"),
     ],
 )
@@ -61,7 +61,7 @@ def with_numbers(weights, name, value):
     ],
 )
 def test_storage_and_numbers(change, sentence, tmp_path, capsys):
-    weights = {name: w.clone() for name, w in checkpoints.load_checkpoint(write(tmp_path)).items()}
+    weights = {name: w.clone() for name, w in files.load_checkpoint(write(tmp_path)).items()}
     change(weights)
     torch.save(weights, tmp_path / "odd.pth", _use_new_zipfile_serialization="1.6" not in sentence)
     assert cli.main(["inspect", str(tmp_path / "odd.pth")]) == 0
@@ -71,7 +71,7 @@ def test_storage_and_numbers(change, sentence, tmp_path, capsys):
 
 
 def test_quick_reads_no_numbers(tmp_path, capsys):
-    weights = {name: w.clone() for name, w in checkpoints.load_checkpoint(write(tmp_path)).items()}
+    weights = {name: w.clone() for name, w in files.load_checkpoint(write(tmp_path)).items()}
     with_numbers(weights, "ln_out.weight", float("inf"))
     torch.save(weights, tmp_path / "odd.pth")
     assert cli.main(["inspect", "--quick", str(tmp_path / "odd.pth")]) == 0

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.conversion import convert
-from helpers.synthetic import write_random_checkpoint
+from helpers.checkpoints.synthetic import write_random_checkpoint
+from helpers.conversion.directory import convert
 
 SCRIPT = Path(__file__).parent / "killed_writer.py"
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks processes")

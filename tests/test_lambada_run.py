@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ import torch
 from hub_stand_in import environment, local_hub
 
 from helpers import __main__ as cli
-from helpers import conversion, lambada, lambada_run, synthetic
+from helpers.checkpoints import synthetic
+from helpers.conversion import directory, loading
 from helpers.errors import InputError
-from helpers.lambada_compare import bootstrap, compare_paired
-from helpers.lambada_results import Header, read_complete, read_results, write_results
+from helpers.lambada import passages, protocol, run
+from helpers.lambada.comparison import bootstrap, compare_paired
+from helpers.lambada.results import Header, read_complete, read_results, write_results
 from helpers.paths import ROOT
 
 SIZES = {"hidden_size": 32, "head_size": 16, "dtype": torch.float32}
@@ -24,12 +27,13 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 HEADER = Header("model", "data", 4, "none", "transformers", "float32", False, {"model": "m", "transformers": "5"})
 SLOWLY = """
 import sys, time
-from helpers import __main__, lambada
-score_targets = lambada.score_targets
-lambada.score_targets = lambda *args: time.sleep(0.2) or score_targets(*args)
+from helpers import __main__
+from helpers.lambada import protocol
+score_targets = protocol.score_targets
+protocol.score_targets = lambda *args: time.sleep(0.2) or score_targets(*args)
 sys.exit(__main__.main())
 """
-RESULTS = {i: lambada.Result(-1.0 - i, i % 2 == 0) for i in range(4)}
+RESULTS = {i: protocol.Result(-1.0 - i, i % 2 == 0) for i in range(4)}
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +41,15 @@ def models(tmp_path_factory):
     """A random checkpoint, and the directory converted from it."""
     folder = tmp_path_factory.mktemp("models")
     path = synthetic.write_random_checkpoint(folder / "model.pth", **SIZES)
-    return path, conversion.convert(path, folder / "converted", progress=False)
+    return path, directory.convert(path, folder / "converted", progress=False)
 
 
 @pytest.fixture(scope="module")
 def expected(models):
     """What one process makes of our first 40 passages."""
-    documents = lambada_run.encode_world(lambada.read_texts(limit=40), "none")
-    model = lambada.load_model(models[1])
-    return lambada.collect(lambada.score_converted(model, documents, 300), len(documents), show=False)
+    documents = protocol.encode_world(passages.read_texts(limit=40), "none")
+    model = loading.load_model(models[1])
+    return protocol.collect(protocol.score_converted(model, documents, 300), len(documents), show=False)
 
 
 def arguments(model: Path, out: Path) -> list[str]:
@@ -63,7 +67,7 @@ def test_both_sides_from_the_command_line(models, tmp_path, capsys):
         assert " on cpu, " in summary
         header, results = read_complete(out)
         assert header.documents == len(results) == 12
-        assert line == lambada.running_line(results)
+        assert line == protocol.running_line(results)
     assert lines[0][:3] == lines[1][:3] == ["#", "12", "ppl"]
     assert float(lines[0][3]) == pytest.approx(float(lines[1][3]), rel=1e-4)  # of a random model: about 1e6
     assert lines[0][4:] == lines[1][4:]
@@ -124,16 +128,16 @@ def test_wrong_checkpoints(tmp_path, capsys):
 
 def test_a_hub_without_network(tmp_path, models):
     """The test set comes from the Hub under its name there; without a network there is one sentence."""
-    repository = tmp_path / "hub" / lambada.HUB_REPO
+    repository = tmp_path / "hub" / passages.HUB_REPO
     (repository / "data").mkdir(parents=True)
-    (repository / lambada.HUB_FILE).write_text('{"text": "the lamp was out and so he lit the lamp"}\n')
+    (repository / passages.HUB_FILE).write_text('{"text": "the lamp was out and so he lit the lamp"}\n')
     command = [sys.executable, "-m", "helpers", "lambada", "--model", str(models[1]), "--data", "hub"]
     with local_hub(tmp_path / "hub") as (address, requests):
         settings = ENVIRONMENT | environment(address, tmp_path / "cache")
         done = subprocess.run(command, env=settings, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("# 1 ppl ")
-    assert any(f"/datasets/{lambada.HUB_REPO}/resolve/main/{lambada.HUB_FILE}" in request for request in requests)
+    assert any(f"/datasets/{passages.HUB_REPO}/resolve/main/{passages.HUB_FILE}" in request for request in requests)
     empty = settings | {"HF_HOME": str(tmp_path / "empty"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=empty, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
@@ -176,13 +180,13 @@ def test_other_files_are_no_results(tmp_path, content):
     with pytest.raises(InputError, match="is not a file of LAMBADA results"):
         read_results(path)
     with pytest.raises(InputError, match="is not a file of LAMBADA results"):
-        lambada_run.run(lambda batch: [], [], [], HEADER, path, show=False)
+        run.score_all(lambda batch: [], [], [], HEADER, path, show=False)
     assert path.read_text() == before
 
 
 def fake_run(out: Path, header: Header = HEADER, fail_at: int | None = None) -> list[int]:
     """Run with results that are known, perhaps fail at one document, and return the documents that were scored."""
-    documents = [lambada.Document([index], [index]) for index in range(4)]
+    documents = [passages.Document([index], [index]) for index in range(4)]
     scored = []
 
     def score(batch):
@@ -193,7 +197,7 @@ def fake_run(out: Path, header: Header = HEADER, fail_at: int | None = None) -> 
         return [RESULTS[document.context[0]] for document in batch]
 
     try:
-        assert lambada_run.run(score, documents, [[3, 1], [2], [0]], header, out, show=False) == list(RESULTS.values())
+        assert run.score_all(score, documents, [[3, 1], [2], [0]], header, out, show=False) == list(RESULTS.values())
     except KeyboardInterrupt:
         assert fail_at is not None
     return scored
@@ -221,7 +225,7 @@ def test_a_batch_that_is_not_complete_is_made_again_as_a_whole(tmp_path):
 def test_what_other_processes_of_a_killed_run_made_is_used(tmp_path):
     out = tmp_path / "out.jsonl"
     write_results(out, HEADER, {2: RESULTS[2]})
-    write_results(lambada_run.part(out, 1), HEADER, {0: RESULTS[0]})
+    write_results(run.part(out, 1), HEADER, {0: RESULTS[0]})
     assert fake_run(out) == [3, 1]
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
 
@@ -231,7 +235,7 @@ def test_results_of_something_else_are_refused(tmp_path, name):
     out = tmp_path / "out.jsonl"
     fake_run(out)
     before = out.read_bytes()
-    other = Header(**{**HEADER.__dict__, name: 5 if name == "documents" else "other"})
+    other = replace(HEADER, **{name: 5 if name == "documents" else "other"})
     with pytest.raises(InputError, match=f"has results of another {name}; give another --out, or remove it"):
         fake_run(out, other)
     assert out.read_bytes() == before
@@ -240,7 +244,7 @@ def test_results_of_something_else_are_refused(tmp_path, name):
 def test_a_changed_model_or_data_file_is_noticed(models, tmp_path, capsys):
     out = tmp_path / "out.jsonl"
     data = tmp_path / "data.jsonl"
-    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in lambada.read_texts(limit=3)))
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in passages.read_texts(limit=3)))
     command = ["lambada", "--model", str(models[1]), "--data", str(data), "--out", str(out)]
     assert cli.main(command) == 0
     assert cli.main(command) == 0
@@ -288,14 +292,14 @@ def test_two_processes_give_the_result_of_one(models, expected, tmp_path, launch
     done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line]
-    assert lines[0] == lambada.running_line(expected)
+    assert lines[0] == protocol.running_line(expected)
     assert len(lines) == 2
     assert ", 2 processes, " in lines[1]
     assert_same(read_complete(out)[1], expected)
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
 
 
-def assert_same(ours: list[lambada.Result], expected: list[lambada.Result]) -> None:
+def assert_same(ours: list[protocol.Result], expected: list[protocol.Result]) -> None:
     """1e-5: another number of threads adds up in another order."""
     assert [r.correct for r in ours] == [r.correct for r in expected]
     assert [r.logprob for r in ours] == pytest.approx([r.logprob for r in expected], abs=1e-5)
@@ -304,9 +308,9 @@ def assert_same(ours: list[lambada.Result], expected: list[lambada.Result]) -> N
 def test_a_model_in_parts_on_several_devices(models, expected, tmp_path):
     """What device_map="auto" does with several GPUs, done with the memory and the disk."""
     places = {"rwkv.embeddings": "cpu", "rwkv.blocks.0": "cpu", "rwkv.blocks.1": "disk", "rwkv.ln_out": "cpu"}
-    model = lambada.load_model(models[1], device_map={**places, "head": "cpu"}, offload_folder=tmp_path)
-    documents = lambada_run.encode_world(lambada.read_texts(limit=40), "none")
-    assert_same(lambada.collect(lambada.score_converted(model, documents, 300), 40, show=False), expected)
+    model = loading.load_model(models[1], device_map={**places, "head": "cpu"}, offload_folder=tmp_path)
+    documents = protocol.encode_world(passages.read_texts(limit=40), "none")
+    assert_same(protocol.collect(protocol.score_converted(model, documents, 300), 40, show=False), expected)
 
 
 def test_device_map_from_the_command_line(models, tmp_path, expected):
@@ -326,8 +330,8 @@ def test_repeated_passages_are_noted(models, tmp_path, capsys):
 
 def test_paired_comparison():
     """B is better by 0.1 everywhere: the interval has no width, however hard the documents are."""
-    a = [lambada.Result(-float(i), False) for i in range(50)]
-    b = [lambada.Result(-float(i) + 0.1, i < 5) for i in range(50)]
+    a = [protocol.Result(-float(i), False) for i in range(50)]
+    b = [protocol.Result(-float(i) + 0.1, i < 5) for i in range(50)]
     c = compare_paired(a, b)
     assert c.logprob_difference == pytest.approx(0.1)
     assert c.logprob_interval == pytest.approx((0.1, 0.1))
@@ -350,7 +354,7 @@ def test_wrong_comparisons(tmp_path, capsys):
     a, b, other = (tmp_path / name for name in ("a.jsonl", "b.jsonl", "other.jsonl"))
     write_results(a, HEADER, RESULTS)
     write_results(b, HEADER, {0: RESULTS[0]})
-    write_results(other, Header(**{**HEADER.__dict__, "data": "other"}), RESULTS)
+    write_results(other, replace(HEADER, data="other"), RESULTS)
     for files, message in (
         ([a, b], "b.jsonl has 1 of 4 documents"),
         ([a, other], "are about other passages"),
@@ -364,7 +368,7 @@ def test_wrong_comparisons(tmp_path, capsys):
 def test_changed_documents_are_listed(tmp_path, capsys):
     a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     write_results(a, HEADER, RESULTS)
-    write_results(b, HEADER, {**RESULTS, 2: lambada.Result(-9.0, False)})
+    write_results(b, HEADER, {**RESULTS, 2: protocol.Result(-9.0, False)})
     assert cli.main(["lambada-compare", str(a), str(b)]) == 0
     text = capsys.readouterr().out
     assert "the other wrong: 1 of 4" in text

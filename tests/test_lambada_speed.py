@@ -1,23 +1,15 @@
 """The benchmark of the LAMBADA check: that both sides compute the same, and what it counts. Never how fast it is."""
 
-import importlib.util
 import json
-import sys
 
 import pytest
 import torch
 
-from helpers import conversion, lambada, lambada_run, oracle, synthetic
-from helpers.paths import ROOT
-
-
-@pytest.fixture(scope="module")
-def speed():
-    path = ROOT / "benchmarks" / "lambada_speed.py"
-    spec = importlib.util.spec_from_file_location("lambada_speed", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from helpers import __main__ as cli
+from helpers.bench import lambada as speed
+from helpers.checkpoints import oracle, synthetic
+from helpers.conversion import directory, loading
+from helpers.lambada import passages, protocol
 
 
 @pytest.fixture(scope="module")
@@ -26,34 +18,33 @@ def checkpoint(tmp_path_factory):
     return synthetic.write_random_checkpoint(path, hidden_size=32, head_size=16, dtype=torch.float32)
 
 
-def test_the_loop_of_the_article_and_the_batches_agree(speed, checkpoint, tmp_path):
+def test_the_loop_of_the_article_and_the_batches_agree(checkpoint, tmp_path):
     """1e-4: fp32 rounding of logits of size 10, see test_modeling."""
-    documents = lambada_run.encode_world(lambada.read_texts(limit=8), "none")
+    documents = protocol.encode_world(passages.read_texts(limit=8), "none")
     theirs = speed.article_loop(oracle.load_oracle(checkpoint), documents)
-    model = lambada.load_model(conversion.convert(checkpoint, tmp_path / "converted", progress=False))
-    ours = speed.ours(model, documents, batch_tokens=200)
-    difference, changed = lambada.compare(ours, theirs)
+    model = loading.load_model(directory.convert(checkpoint, tmp_path / "converted", progress=False))
+    ours = speed.our_batches(model, 200, documents)
+    difference, changed = protocol.compare_results(ours, theirs)
     assert difference < 1e-4
     assert changed == []
 
 
-def test_matrix_flops(speed, checkpoint, tmp_path):
+def test_matrix_flops(checkpoint, tmp_path):
     """By hand: a block has r, k, v, o of D x D, channel-mix k and v of D x 4D and r of D x D; the head D x V."""
-    model = lambada.load_model(conversion.convert(checkpoint, tmp_path / "converted", progress=False))
-    documents = [lambada.Document([1, 2, 3], [4, 5])]  # reads 4 tokens, predicts 2
+    model = loading.load_model(directory.convert(checkpoint, tmp_path / "converted", progress=False))
+    documents = [passages.Document([1, 2, 3], [4, 5])]  # reads 4 tokens, predicts 2
     weights = 2 * (5 * 32 * 32 + 2 * 32 * 128)
     assert speed.matrix_flops(model, documents) == 2 * (4 * weights + 2 * 32 * 65536)
 
 
-def test_a_whole_run(speed, checkpoint, tmp_path, monkeypatch):
+def test_a_whole_run(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "bundled_checkpoint", lambda: checkpoint)
     monkeypatch.setattr(speed, "WORK", tmp_path / "work")
     out = tmp_path / "speed.json"
     options = ["--limit", "6", "--repeat", "2", "--threads", "1", "--models", "bundled", "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", ["lambada_speed.py", "--data", str(lambada.SAMPLE), *options])
     threads = torch.get_num_threads()
     try:
-        speed.main()
+        assert cli.main(["bench", "lambada", "--data", str(passages.SAMPLE), *options]) == 0
     finally:
         torch.set_num_threads(threads)
     recorded = json.loads(out.read_text())
@@ -64,3 +55,8 @@ def test_a_whole_run(speed, checkpoint, tmp_path, monkeypatch):
         assert row["speedup"] == pytest.approx(row["loop_seconds"] / row["our_seconds"], rel=0.3)  # of rounded seconds
     assert recorded["rows"][0]["max_abs_logprob_diff_to_loop"] < 1e-4
     assert not (tmp_path / "work").exists()
+
+
+def test_unknown_models_are_refused(capsys):
+    assert cli.main(["bench", "lambada", "--data", str(passages.SAMPLE), "--models", "7B"]) == 2
+    assert "There is no model 7B; choose of bundled, 0.1B" in capsys.readouterr().err

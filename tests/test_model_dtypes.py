@@ -9,11 +9,11 @@ import torch
 from tiny_models import VERSIONS, ids_of, tiny_model
 from transformers import AutoModelForCausalLM
 
-from helpers.checkpoints import bundled_checkpoint
-from helpers.conversion import convert
+from helpers.checkpoints.bundled import bundled_checkpoint
+from helpers.checkpoints.oracle import load_oracle
+from helpers.checkpoints.synthetic import write_random_checkpoint
+from helpers.conversion.directory import convert
 from helpers.hub_code import modeling_rwkv4, modeling_rwkv5, rwkv_common
-from helpers.oracle import load_oracle
-from helpers.synthetic import write_random_checkpoint
 
 HALF = [torch.bfloat16, torch.float16]
 ALWAYS_FP32 = ("time_decay", "time_first", "time_faaaa", "time_state", "ln_x.weight", "ln_x.bias")
@@ -29,7 +29,7 @@ def relative_error(ours, expected):
 def test_what_stays_fp32(version, dtype, tmp_path):
     """Decay, bonus, initial state and group norm are loaded in fp32, and so is what a time-mix remembers."""
     version, *more = version.split()
-    tiny_model(version, time_state=bool(more)).save_pretrained(tmp_path)
+    tiny_model(version, has_time_state=bool(more)).save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True, dtype=dtype).eval()
     for name, parameter in model.named_parameters():
         assert parameter.dtype == (torch.float32 if name.endswith(ALWAYS_FP32) else dtype), name

@@ -10,8 +10,8 @@ from tiny_models import VERSIONS, ids_of
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer, pipeline, set_seed
 from transformers.generation import utils
 
-from helpers.conversion import convert
-from helpers.synthetic import write_random_checkpoint
+from helpers.checkpoints.synthetic import write_random_checkpoint
+from helpers.conversion.directory import convert
 
 TEXT = "The sea was calm. 大海"
 GREEDY = {"do_sample": False, "max_new_tokens": 8}

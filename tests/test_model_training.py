@@ -13,13 +13,16 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from helpers.hub_code import modeling_rwkv4, modeling_rwkv5
 
-FORMS = {modeling_rwkv4: ("wkv4_scan", "wkv4_recurrent"), modeling_rwkv5: ("wkv5_chunked", "wkv5_recurrent")}
+DEFINITIONS = {
+    modeling_rwkv4.wkv4_scan: modeling_rwkv4.wkv4_recurrent,
+    modeling_rwkv5.wkv5_chunked: modeling_rwkv5.wkv5_recurrent,
+}
 
 
 @pytest.fixture(params=[*VERSIONS, "5.2 with time_state"])
 def model(request):
     version, *more = request.param.split()
-    return tiny_model(version, time_state=bool(more)).train()
+    return tiny_model(version, has_time_state=bool(more)).train()
 
 
 def loss_and_gradients(model, ids, labels=None, **inputs):
@@ -55,8 +58,8 @@ def test_gradients_are_those_of_the_recurrence(model, side, monkeypatch):
     direction = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     (logits * direction).mean().backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    for module, (parallel, recurrent) in FORMS.items():
-        monkeypatch.setattr(module, parallel, getattr(module, recurrent))
+    for block in model.rwkv.blocks:
+        monkeypatch.setattr(block.attention, "wkv", DEFINITIONS[block.attention.wkv])
     model.zero_grad()
     (model(ids).logits[0] * direction).mean().backward()
     assert_close(gradients, {name: parameter.grad for name, parameter in model.named_parameters()}, 1e-9)
@@ -133,8 +136,8 @@ def test_mixed_precision(model, monkeypatch):
 
         return spy
 
-    for module, (parallel, _) in FORMS.items():
-        monkeypatch.setattr(module, parallel, spied(getattr(module, parallel)))
+    for block in model.rwkv.blocks:
+        monkeypatch.setattr(block.attention, "wkv", spied(block.attention.wkv))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = model(ids).logits
         mixed, gradients = loss_and_gradients(model, ids)

@@ -6,8 +6,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from helpers import model_view, parity, plotting
-from helpers.hub_code.modeling_rwkv5 import Rwkv5Config, Rwkv5ForCausalLM
+from helpers.hub_code.configuration_rwkv5 import Rwkv5Config
+from helpers.hub_code.modeling_rwkv5 import Rwkv5ForCausalLM
+from helpers.proof import parity
+from helpers.teaching import model_view, plotting
 
 TOKENS = [f" word{i}" for i in range(9)]
 
@@ -88,7 +90,7 @@ def test_figures_can_be_shown(model, ids):
         model_view.block_figure(),
         model_view.mask_figure([0.9, 0.5], bonus=0.5),
         model_view.half_life_figure(model),
-        model_view.difference_figure({"same": parity.compare(same, same)}),
+        model_view.difference_figure({"same": parity.compare_traces(same, same)}),
         model_view.state_figure(states, TOKENS, layer=1, head=1, at=[0, 8]),
         model_view.change_figure(model, states, TOKENS),
         model_view.reading_figure([scores[0], scores[1]], ["one", "two"]),

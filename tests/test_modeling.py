@@ -6,33 +6,31 @@ Tolerances: fp64 comparisons of two orders of summation stay under 1e-10; fp32 l
 
 import pytest
 import torch
+from tiny_models import VOCAB, ids_of
 from transformers import AutoModelForCausalLM
 
-from helpers import conversion, oracle, parity, synthetic
+from helpers.checkpoints import oracle, synthetic
+from helpers.conversion import directory
 from helpers.hub_code import modeling_rwkv4 as rwkv4
 from helpers.hub_code import modeling_rwkv5 as rwkv5
+from helpers.proof import parity
 
-VERSIONS = {
+CHECKPOINTS = {
     "4": {"version": "4"},
     "5.0": {"version": "5.0"},
     "5.0-raw-bonus": {"version": "5.0", "bonus_name": "time_faaaa", "decay_shape": (2, 1)},
     "5.1": {"version": "5.1", "head_size": 8},
     "5.2": {"version": "5.2", "head_size": 64, "hidden_size": 128},
 }
-VOCAB = 500
 
 
-def ids_of(length: int, seed: int = 0, rows: int = 1) -> torch.Tensor:
-    return torch.randint(1, VOCAB, (rows, length), generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture(scope="module", params=VERSIONS)
+@pytest.fixture(scope="module", params=CHECKPOINTS)
 def pair(request, tmp_path_factory):
     """One checkpoint in fp32 of each version: in the rwkv package, and converted and loaded with our code."""
     folder = tmp_path_factory.mktemp("models")
     path = folder / "model.pth"
-    synthetic.write_random_checkpoint(path, vocab_size=VOCAB, dtype=torch.float32, **VERSIONS[request.param])
-    converted = conversion.convert(path, folder / "converted", progress=False)
+    synthetic.write_random_checkpoint(path, vocab_size=VOCAB, dtype=torch.float32, **CHECKPOINTS[request.param])
+    converted = directory.convert(path, folder / "converted", progress=False)
     model = AutoModelForCausalLM.from_pretrained(converted, trust_remote_code=True, dtype=torch.float32).eval()
     return oracle.load_oracle(path), model
 

@@ -8,10 +8,10 @@ import nbformat
 import pytest
 
 from helpers import __main__ as cli
-from helpers import notebook_check, series
 from helpers.errors import InputError
+from helpers.series import check, run
 
-NOTEBOOKS = series.find_notebooks()
+NOTEBOOKS = run.find_notebooks()
 # what notebooks record: exact values, and limits
 REQUIRED = {
     "00": {"start.state_bytes": 473088, "start.state_growth": 0},
@@ -39,23 +39,23 @@ AT_MOST = {
 @functools.cache
 def fresh(notebook: Path):
     with tempfile.TemporaryDirectory() as folder:
-        return series.execute(notebook, Path(folder) / notebook.name)
+        return run.execute(notebook, Path(folder) / notebook.name)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_form(notebook):
-    assert notebook_check.check_template(notebook) == []
+    assert check.check_template(notebook) == []
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_committed_outputs_are_those_of_a_fresh_run(notebook):
     committed = nbformat.read(notebook, as_version=4)
-    assert notebook_check.compare_outputs(committed, fresh(notebook)) == []
+    assert check.compare_outputs(committed, fresh(notebook)) == []
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_recorded_numbers(notebook):
-    metrics = series.read_metrics(fresh(notebook))
+    metrics = run.read_metrics(fresh(notebook))
     assert metrics, "the notebook records nothing"
     number = notebook.name[:2]
     assert {name: metrics[name] for name in REQUIRED.get(number, {})} == REQUIRED.get(number, {})
@@ -69,7 +69,7 @@ def test_recorded_numbers(notebook):
 
 
 def good_notebook() -> nbformat.NotebookNode:
-    text = "# Title\n" + " ".join(notebook_check.MARKERS)
+    text = "# Title\n" + " ".join(check.MARKERS)
     code = nbformat.v4.new_code_cell("x = 1", execution_count=1, metadata={"tags": ["parameters"]}, id="parameters")
     output = nbformat.v4.new_output("stream", text="loss 1.0000 after 1,000 tokens")
     printing = nbformat.v4.new_code_cell("print(x)", execution_count=2, outputs=[output], id="print")
@@ -102,10 +102,10 @@ def test_defects_of_form_are_found(change, problem, tmp_path):
     notebook = good_notebook()
     path = tmp_path / "a.ipynb"
     nbformat.write(notebook, path)
-    assert notebook_check.check_template(path) == []
+    assert check.check_template(path) == []
     change(notebook)
     nbformat.write(notebook, path)
-    assert any(problem in found for found in notebook_check.check_template(path))
+    assert any(problem in found for found in check.check_template(path))
 
 
 @pytest.mark.parametrize(
@@ -121,9 +121,9 @@ def test_defects_of_form_are_found(change, problem, tmp_path):
 def test_outputs_are_compared(text, same):
     committed, other = good_notebook(), good_notebook()
     other.cells[2].outputs[0].text = text
-    assert (notebook_check.compare_outputs(committed, other) == []) == same
+    assert (check.compare_outputs(committed, other) == []) == same
     committed.cells[2].metadata.tags = ["volatile"]
-    assert notebook_check.compare_outputs(committed, other) == []
+    assert check.compare_outputs(committed, other) == []
 
 
 def write_series(folder: Path, *sources: str) -> None:
@@ -136,13 +136,13 @@ def write_series(folder: Path, *sources: str) -> None:
 def test_a_series_runs_from_any_directory(tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    write_series(tmp_path, "from helpers.notebook import record\nrecord(a__b=3)", "import sys; print(sys.executable)")
+    write_series(tmp_path, "from helpers.teaching import record\nrecord(a__b=3)", "import sys; print(sys.executable)")
     monkeypatch.chdir(elsewhere)
-    summary = series.run_series(out_dir=tmp_path / "build" / "notebooks", folder=tmp_path)
-    assert summary["a.b"] == 3
-    assert set(summary["seconds"]) == {"00_step", "01_step"}
+    summary = run.run_series(out_dir=tmp_path / "build" / "notebooks", folder=tmp_path)
+    assert summary.metrics == {"a.b": 3}
+    assert set(summary.seconds) == {"00_step", "01_step"}
     assert (tmp_path / "build" / "summary.json").is_file()
-    assert "a.b" in series.table(summary)
+    assert "a.b" in run.table(summary)
     names = sorted(path.name for path in (tmp_path / "build" / "notebooks").iterdir())
     assert names == ["00_step.html", "00_step.ipynb", "01_step.html", "01_step.ipynb"]
 
@@ -150,7 +150,7 @@ def test_a_series_runs_from_any_directory(tmp_path, monkeypatch):
 def test_a_failing_cell_is_named(tmp_path):
     write_series(tmp_path, "1 / 0")
     with pytest.raises(InputError, match=r"00_step\.ipynb, cell In \[1\]: ZeroDivisionError: division by zero"):
-        series.run_series(out_dir=tmp_path / "out", folder=tmp_path)
+        run.run_series(out_dir=tmp_path / "out", folder=tmp_path)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["00_step.failed.ipynb"]
 
 

@@ -4,10 +4,10 @@ import re
 
 import nbformat
 
-from helpers import series
-from helpers.environment import check_environment, differences, read_pins
-from helpers.overview import ARROWS, BOXES, parts_figure
 from helpers.paths import NOTEBOOKS, ROOT
+from helpers.series import run
+from helpers.teaching.environment import check_environment, differences, read_pins
+from helpers.teaching.overview import ARROWS, BOXES, parts_figure
 
 
 def test_pins_are_read_as_pip_reads_them(tmp_path):
@@ -25,8 +25,8 @@ def test_every_line_of_the_projects_requirements_is_understood():
 
 def test_differences_name_package_and_both_versions(monkeypatch):
     installed = {"same": "1.0", "local": "2.13.0+cpu", "old": "0.9"}
-    monkeypatch.setattr("helpers.environment.version", installed.__getitem__)
-    monkeypatch.setattr("helpers.environment.PackageNotFoundError", KeyError)
+    monkeypatch.setattr("helpers.teaching.environment.version", installed.__getitem__)
+    monkeypatch.setattr("helpers.teaching.environment.PackageNotFoundError", KeyError)
     pins = {"same": "1.0", "local": "2.13.0", "old": "1.0", "absent": "3.1"}
     assert differences(pins) == ["old is 0.9, tested with 1.0", "absent is not installed, tested with 3.1"]
 
@@ -59,5 +59,5 @@ def test_the_map_lists_every_notebook():
     notebook = nbformat.read(NOTEBOOKS / "00_start_here.ipynb", as_version=4)
     text = next(cell.source for cell in notebook.cells if cell.id == "map")
     linked = re.findall(r"\]\((\d\d_\w+\.ipynb)\)", text)
-    assert {path.name for path in series.find_notebooks()} - {"00_start_here.ipynb"} <= set(linked)
+    assert {path.name for path in run.find_notebooks()} - {"00_start_here.ipynb"} <= set(linked)
     assert linked == sorted(linked)

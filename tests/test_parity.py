@@ -2,18 +2,14 @@
 
 import pytest
 import torch
+from tiny_models import FORMS
 from transformers import AutoModelForCausalLM
 
-from helpers import conversion, oracle, parity, synthetic
+from helpers.checkpoints import oracle, synthetic
+from helpers.conversion import directory
+from helpers.proof import parity
 
 LENGTHS = (1, 63, 64, 65, 96, 97, 128, 129, 200)  # around ends of chunks, of 32 tokens up to 96, then of 64
-FORMS = {
-    "4": {"version": "4"},
-    "5.0": {"version": "5.0"},
-    "5.0 raw bonus": {"version": "5.0", "bonus_name": "time_faaaa"},
-    "5.1": {"version": "5.1"},
-    "5.2": {"version": "5.2"},
-}
 CASES = [("4", 64), *((form, size) for form in FORMS if form != "4" for size in (8, 32, 64))]
 TOLERANCE = 1e-4  # about a hundred roundings of logits near 10
 
@@ -22,7 +18,7 @@ TOLERANCE = 1e-4  # about a hundred roundings of logits near 10
 def test_prefill_decode_and_batch(form, head_size, tmp_path):
     options = {"layers": 2, "hidden_size": 128, "head_size": head_size, "vocab_size": 100, "dtype": torch.float32}
     path = synthetic.write_random_checkpoint(tmp_path / "a.pth", **options, **FORMS[form])
-    folder = conversion.convert(path, tmp_path / "converted", progress=False)
+    folder = directory.convert(path, tmp_path / "converted", progress=False)
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
     reference = oracle.load_oracle(path)
     ids = torch.randint(1, 100, (2, max(LENGTHS)), generator=torch.Generator().manual_seed(0))

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from helpers.playground import MAX_NEW_TOKENS, sampling_playground
-from helpers.sampling import Sampling, stream_text
+from helpers.generation.sampling import Sampling, stream_text
+from helpers.teaching.playground import MAX_NEW_TOKENS, Playground
 
 LIMIT = 60  # seconds after which a thread counts as stuck
 
@@ -16,7 +16,7 @@ LIMIT = 60  # seconds after which a thread counts as stuck
 @pytest.fixture
 def playground(tiny_rwkv5):
     before = set(threading.enumerate())
-    widget = sampling_playground(*tiny_rwkv5, prompt="Hello", settings=Sampling(max_new_tokens=6, seed=5))
+    widget = Playground(*tiny_rwkv5, prompt="Hello", settings=Sampling(max_new_tokens=6, seed=5))
     yield widget
     widget.close()
     assert set(threading.enumerate()) <= before, "a thread is left"
@@ -87,7 +87,7 @@ def test_stop_ends_the_text_and_run_works_again(playground):
 
 
 def test_closing_ends_the_thread(tiny_rwkv5):
-    widget = sampling_playground(*tiny_rwkv5, settings=Sampling(max_new_tokens=MAX_NEW_TOKENS))
+    widget = Playground(*tiny_rwkv5, settings=Sampling(max_new_tokens=MAX_NEW_TOKENS))
     widget.run()
     until(lambda: widget.status.value.endswith("tokens …"))
     widget.close()

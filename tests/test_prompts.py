@@ -2,7 +2,7 @@
 
 import pytest
 
-from helpers.prompts import GREETING, chat_prompt, instruction_prompt, question_prompt, without_blank_lines
+from helpers.generation.prompts import GREETING, chat_prompt, instruction_prompt, question_prompt, without_blank_lines
 
 
 def test_question():

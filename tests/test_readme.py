@@ -12,11 +12,11 @@ import torch
 from hub_stand_in import environment, local_hub
 from safetensors.torch import load_file
 
-from helpers import series
-from helpers.checkpoints import load_checkpoint
-from helpers.conversion import convert
+from helpers.checkpoints.files import load_checkpoint
+from helpers.checkpoints.synthetic import write_random_checkpoint
+from helpers.conversion.directory import convert
 from helpers.paths import ROOT
-from helpers.synthetic import write_random_checkpoint
+from helpers.series import run
 
 README, CHINESE = ROOT / "README.md", ROOT / "README_zh.md"
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -82,7 +82,7 @@ def test_links_and_placeholders(path):
     missing = [target for target in LINK.findall(text) if not (ROOT / target).exists()]
     assert missing == []
     assert not re.search(r"\b(TODO|TBD|NOTEBOOK_ROWS)\b", text)
-    for notebook in series.find_notebooks():
+    for notebook in run.find_notebooks():
         assert f"notebooks/{notebook.name}" in text, f"{notebook.name} is not in the table of the series"
 
 

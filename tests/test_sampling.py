@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers.errors import InputError
-from helpers.sampling import PresencePenalty, Sampling, logits_processors, stream, stream_text
+from helpers.generation.sampling import PresencePenalty, Sampling, logits_processors, stream, stream_text
 
 IDS = [33, 1097, 22799, 64, 1097]
 

@@ -17,10 +17,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers import __main__ as cli
-from helpers.conversion import convert
+from helpers.checkpoints.synthetic import write_random_checkpoint
+from helpers.checkpoints.versions import VERSIONS
+from helpers.conversion.directory import convert
 from helpers.errors import InputError
-from helpers.serve import model_type, register_rwkv5, serving
-from helpers.synthetic import write_random_checkpoint
+from helpers.generation.serve import register, serving, version_row
 
 LIMIT = 120  # seconds for a server to start, and for a request
 HELLO = [{"role": "user", "content": "Hello, who are you?"}]
@@ -46,7 +47,7 @@ def client(address: str) -> openai.OpenAI:
 
 def generated(folder: Path, prompt: str, tokens: int) -> str:
     """Return what the model of ``folder`` writes greedily, without a server."""
-    register_rwkv5()
+    register(VERSIONS["5.0"])
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
@@ -200,7 +201,7 @@ def test_transformers_serve_for_rwkv4_and_its_temperature(folders):
 
 
 def test_the_type_is_read_from_the_configuration(folders):
-    assert (model_type(folders["4"]), model_type(folders["5.0"])) == ("rwkv", "rwkv5")
+    assert [version_row(folders[version]).model_type for version in ("4", "5.0")] == ["rwkv", "rwkv5"]
 
 
 @pytest.mark.parametrize("kind", ["nothing", "empty", "broken", "other", "at"])
@@ -225,6 +226,6 @@ def test_a_port_in_use(folders, capsys):
 
 
 def test_missing_packages(folders, monkeypatch):
-    monkeypatch.setattr("helpers.serve.is_serve_available", lambda: False)
+    monkeypatch.setattr("helpers.generation.serve.is_serve_available", lambda: False)
     with pytest.raises(InputError, match=r"pip install -r requirements\.txt"), serving(folders["5.0"]):
         pass

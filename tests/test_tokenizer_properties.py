@@ -7,21 +7,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.errors import InputError
-from helpers.fast_tokenizer import build_fast_tokenizer, trie_regex
 from helpers.hub_code.tokenization_rwkv_world import BYTE_TO_CHAR, CHAR_TO_BYTE
-from helpers.token_view import (
+from helpers.teaching.token_view import (
     MAX_TOKENS,
+    TokenizerExplorer,
     agreement_html,
     bytes_of_tokens,
     show_tokens,
     token_label,
-    tokenizer_explorer,
     tokens_html,
     trie_figure,
 )
-from helpers.tokenizer_check import Mismatch, compare, fuzz_texts, load_cases, reference_tokenizer
-from helpers.trie import TrieTokenizer
-from helpers.vocab import read_vocab
+from helpers.tokenizer.check import Mismatch, find_mismatches, fuzz_texts, load_cases, reference_tokenizer
+from helpers.tokenizer.fast import build_fast_tokenizer, trie_regex
+from helpers.tokenizer.trie import TrieTokenizer
+from helpers.tokenizer.vocab import read_vocab
 
 # Few letters, so that words share beginnings; and characters that mean something in a regex.
 letters = st.sampled_from(list("ab \n]^-\\[|?.&é中"))
@@ -106,7 +106,7 @@ def test_fuzz_texts_are_different_repeatable_and_varied():
 
 
 def test_compare_reports_the_texts_that_differ():
-    mismatches = compare(lambda text: [1, 2], lambda text: [1, 3] if text == "b" else [1, 2], ["a", "b"])
+    mismatches = find_mismatches(lambda text: [1, 2], lambda text: [1, 3] if text == "b" else [1, 2], ["a", "b"])
     assert mismatches == [Mismatch("b", [1, 2], [1, 3])]
     assert str(mismatches[0]) == "'b': ids differ at 1: expected [1, 2], got [1, 3]"
     assert "ids differ at the end" in str(Mismatch("b", [1], [1, 2]))
@@ -187,7 +187,7 @@ def test_agreement_is_said_both_ways():
 
 
 def test_explorer_follows_the_text_and_the_choice():
-    widget = tokenizer_explorer(Tokenizer(), {"bytes": lambda text: list(text.encode())}, text="a")
+    widget = TokenizerExplorer(Tokenizer(), {"bytes": lambda text: list(text.encode())}, text="a")
     assert ">97<" in widget.view.value
     widget.text.value = "b<|endoftext|>"
     assert ">98<" in widget.view.value

@@ -12,12 +12,12 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, StopStringCriteria, TextIteratorStreamer, TextStreamer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from helpers.fast_tokenizer import TOKENIZER_CODE, save_tokenizers
 from helpers.hub_code.tokenization_rwkv_world import END_OF_TEXT, RwkvWorldTokenizer, until_end_of_text
-from helpers.tokenizer_check import compare, fuzz_texts, load_cases, reference_tokenizer
-from helpers.trie import TrieTokenizer
-from helpers.vocab import read_vocab, text_to_token
-from helpers.vocab_stats import is_utf8
+from helpers.tokenizer.check import find_mismatches, fuzz_texts, load_cases, reference_tokenizer
+from helpers.tokenizer.fast import TOKENIZER_CODE, save_tokenizers
+from helpers.tokenizer.stats import is_utf8
+from helpers.tokenizer.trie import TrieTokenizer
+from helpers.tokenizer.vocab import chars_to_token, read_vocab
 
 VOCAB = read_vocab()
 TRIE = TrieTokenizer(VOCAB)
@@ -77,14 +77,14 @@ def test_hard_cases(slow, fast):
     cases = load_cases()
     assert len(cases) >= 300
     for encode in (partial(slow.encode, split_special_tokens=True), partial(fast.encode, split_special_tokens=True)):
-        assert compare(reference_tokenizer().encode, encode, (case.text for case in cases)) == []
+        assert find_mismatches(reference_tokenizer().encode, encode, (case.text for case in cases)) == []
     for case in cases:
         assert case.ids in (None, reference_tokenizer().encode(case.text)), case.name
 
 
 def test_random_texts(tokenizer):
     encode = partial(tokenizer.encode, split_special_tokens=True)
-    assert compare(reference_tokenizer().encode, encode, fuzz_texts(4000, seed=2)) == []
+    assert find_mismatches(reference_tokenizer().encode, encode, fuzz_texts(4000, seed=2)) == []
 
 
 def test_batches_give_the_same_ids(tokenizer):
@@ -101,7 +101,7 @@ def test_100_kilobytes_of_one_character(tokenizer, char):
 def test_every_token_round_trips(tokenizer):
     for index, token in VOCAB.items():
         shown = tokenizer.convert_ids_to_tokens(index)
-        assert text_to_token(shown) == token
+        assert chars_to_token(shown) == token
         assert tokenizer.convert_tokens_to_ids(shown) == index
         assert tokenizer.decode([index]) == token.decode("utf-8", errors="replace")
     valid = {index: token.decode() for index, token in VOCAB.items() if is_utf8(token)}

@@ -8,7 +8,6 @@ import json
 import random
 import subprocess
 import sys
-import types
 from collections import Counter
 
 import numpy as np
@@ -17,17 +16,19 @@ import torch
 import torch.nn.functional as F
 
 from helpers import __main__ as cli
-from helpers import training
-from helpers.checkpoints import describe_checkpoint, load_checkpoint
+from helpers.checkpoints.files import load_checkpoint
+from helpers.checkpoints.format import describe_checkpoint
+from helpers.checkpoints.oracle import load_oracle
+from helpers.checkpoints.versions import VERSIONS
 from helpers.errors import InputError
-from helpers.lambada import read_texts
-from helpers.oracle import load_oracle
-from helpers.training import augment, command, fast, model, trainer, windows
-from helpers.trie import TrieTokenizer
-from helpers.vocab import read_vocab
+from helpers.lambada.passages import read_texts
+from helpers.paths import ROOT
+from helpers.tokenizer.trie import TrieTokenizer
+from helpers.tokenizer.vocab import read_vocab
+from helpers.training import augment, fast, model, options, run, trainer, windows
 
-TINY = trainer.TrainOptions(
-    layers=2, hidden=32, attention=32, ffn=64, windows=windows.WindowOptions(length=32), batch=8, steps=12, warmup=4
+TINY = options.TrainOptions(
+    layers=2, hidden=32, attention=32, ffn=64, windows=options.WindowOptions(length=32), batch=8, steps=12, warmup=4
 )
 
 
@@ -123,28 +124,28 @@ def test_windows_are_text_with_marks(corpus, epochs, vocabulary):
     assert len(ids) > 300
     decoder = TrieTokenizer(vocabulary)
     for row, marks in zip(ids[::40], kinds[::40], strict=True):
-        body = row[marks != windows.PADDING].tolist()
+        body = row[marks != windows.Kind.PADDING].tolist()
         text = decoder.decode(body[1:] if body[0] == 0 else body)
         assert decoder.encode(text) == (body[1:] if body[0] == 0 else body), "windows hold whole, greedy tokens"
         assert "\ufffd" not in text
     for row, marks in zip(ids, kinds, strict=True):
-        for position in np.flatnonzero(marks == windows.REPEATED):
+        for position in np.flatnonzero(marks == windows.Kind.REPEATED):
             assert row[position] in row[:position]
     shares = np.bincount(kinds.ravel(), minlength=4) / kinds.size
-    assert shares[windows.INSERTED] > 0.002
-    assert shares[windows.REPEATED] > 0.003
+    assert shares[windows.Kind.INSERTED] > 0.002
+    assert shares[windows.Kind.REPEATED] > 0.003
     assert 0.2 < (ids[:, 0] == 0).mean() < 0.4
 
 
 def test_an_inserted_word_is_marked_where_it_first_occurs(lexicon, vocabulary):
-    maker = windows.WindowMaker(lexicon, vocabulary, windows.WindowOptions(length=20))
+    maker = windows.WindowMaker(lexicon, vocabulary, options.WindowOptions(length=20))
     text = "He met Zanzibaroo, and Zanzibaroo laughed."
     encoding = maker.tokenizer.encode(text)
     for seed in range(6):
         ids, kinds = maker.window(encoding, text, ["Zanzibaroo"], random.Random(seed))
-        marked = b"".join(vocabulary[index] for index in ids[kinds == windows.INSERTED])
+        marked = b"".join(vocabulary[index] for index in ids[kinds == windows.Kind.INSERTED])
         assert marked == b" Zanzibaroo"
-        assert np.flatnonzero(kinds == windows.INSERTED)[0] == 2 + (ids[0] == 0)
+        assert np.flatnonzero(kinds == windows.Kind.INSERTED)[0] == 2 + (ids[0] == 0)
 
 
 def test_seen_before():
@@ -170,10 +171,10 @@ def test_a_folder_with_other_windows_is_refused(corpus, epochs):
 # the model
 
 
-def new_model(version: str = "5.0", rows: int = 300, **options) -> model.TrainedModel:
+def new_model(version: str = "5.0", rows: int = 300, **tricks) -> model.TrainedModel:
     torch.manual_seed(0)
     config = model.mini_config(version, rows, layers=2, hidden=32, attention=32, ffn=64)
-    trained = model.TrainedModel(config, counts=torch.rand(rows) * 100, **options)
+    trained = model.TrainedModel(version, config, counts=torch.rand(rows) * 100, **tricks)
     with torch.no_grad():
         for parameter in trained.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -224,8 +225,8 @@ def test_short_numbers(bits):
 # the run
 
 
-def small_run(epochs, folder, **changes) -> trainer.Run:
-    return trainer.Run(dataclasses.replace(TINY, **changes), epochs, folder)
+def small_run(epochs, folder, **changes) -> trainer.TrainingRun:
+    return trainer.TrainingRun(dataclasses.replace(TINY, **changes), epochs, folder)
 
 
 @pytest.mark.parametrize("version", ["4", "5.0", "5.2"])
@@ -256,7 +257,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(epochs, tmp_path):
     list(killed.train(save_every=5, progress=False, stop_after=7))  # what came after step 5 is lost
     resumed = small_run(epochs, tmp_path / "killed")
     assert resumed.resume()
-    assert resumed.progress.step == 5
+    assert resumed.position.step == 5
     list(resumed.train(progress=False))
     for (name, a), b in zip(whole.weights().items(), resumed.weights().values(), strict=True):
         assert torch.equal(a, b), name
@@ -274,7 +275,7 @@ def test_the_learning_rate_warms_up_and_falls(epochs, tmp_path):
     run = small_run(epochs, tmp_path, steps=100, warmup=10)
     rates = []
     for step in range(100):
-        run.progress.step = step
+        run.position.step = step
         run.set_learning_rate()
         rates.append(run.optimizer.param_groups[0]["lr"])
     assert rates[0] == pytest.approx(0.1 * TINY.learning_rate)
@@ -294,7 +295,7 @@ def test_the_command(corpus, tmp_path, capsys):
     result = json.loads((out / "result.json").read_text())
     assert [line["step"] for line in result["evaluations"]] == [2, 4, 6, 8]
     assert result["evaluations"][-1]["lambada_perplexity"] > 1
-    assert result["evaluations"][-1]["sample"].startswith(command.PROMPT)
+    assert result["evaluations"][-1]["sample"].startswith(run.PROMPT)
     assert sorted(path.name for path in out.iterdir()) == ["log.jsonl", "model.pth", "result.json"]
     assert cli.main(["train", "--corpus", str(tmp_path / "none"), "--out", str(out), "--steps", "1"]) == 2
     assert "Cannot read the corpus" in capsys.readouterr().err
@@ -302,28 +303,31 @@ def test_the_command(corpus, tmp_path, capsys):
     assert "Cannot write into" in capsys.readouterr().err
 
 
-def test_kernels_take_the_place_of_the_models_functions(monkeypatch):
+def test_a_kernel_takes_the_place_of_the_models_function():
     """Without Triton, with stand-ins: while they are in place the models call them, and then no longer."""
     calls = []
-    stand_in = types.ModuleType("wkv_triton")
-    for kernel, (module, name) in fast.REPLACED.items():
-        own = getattr(module, name)
-        setattr(stand_in, kernel, lambda *args, own=own, kernel=kernel: (calls.append(kernel), own(*args))[1])
-    monkeypatch.setitem(sys.modules, "helpers.training.wkv_triton", stand_in)
-    monkeypatch.setattr(training, "wkv_triton", stand_in, raising=False)
-    models = {"wkv4": new_model("4"), "wkv5": new_model("5.2")}
-    for kernel, trained in models.items():
-        with fast.use_kernels():
-            trained.hidden(torch.zeros(1, 20, dtype=torch.int64))
-        assert calls == [kernel] * 2, "one call a block"
+    for version in ("4", "5.2"):
+        trained = new_model(version)
+        own = trained.model.blocks[0].attention.wkv
+        expected = trained.hidden(torch.ones(1, 20, dtype=torch.int64))
+        with fast.use_kernel(trained.model, lambda *args, own=own: (calls.append(1), own(*args))[1]):
+            assert torch.equal(trained.hidden(torch.ones(1, 20, dtype=torch.int64)), expected)
+        assert len(calls) == 2, "one call a block"
         calls.clear()
         trained.hidden(torch.zeros(1, 20, dtype=torch.int64))
         assert not calls
+        assert all(block.attention.wkv is own for block in trained.model.blocks)
+
+
+def test_every_version_has_a_kernel():
+    """The table of versions names functions that exist; without Triton, they are found in the source."""
+    source = (ROOT / "helpers" / "training" / "wkv_triton.py").read_text(encoding="utf-8")
+    assert all(f"\ndef {row.kernel}(" in source for row in VERSIONS.values())
 
 
 def test_kernels_equal_the_models_own_functions():
     """On a GPU directly; without one in Triton's interpreter, which must be chosen before Triton is imported."""
     pytest.importorskip("triton")
     code = "from tests.kernel_check import check; check()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

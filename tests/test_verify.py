@@ -5,27 +5,30 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_models import VERSIONS
 
 from helpers import __main__ as cli
-from helpers import conversion, parity, synthetic, verify
+from helpers.checkpoints import names, synthetic
+from helpers.conversion import directory
 from helpers.errors import InputError
-from helpers.model_card import BEGIN, with_certificate
+from helpers.proof import parity, verify
+from helpers.proof.card import BEGIN, with_certificate
+from helpers.proof.certificate import read_certificate
 
 QUICK = {"lengths": (1, 65), "seeds": (0,), "progress": False}
 
 
-@pytest.fixture(autouse=True)
-def fewer_texts(request, monkeypatch):
-    """Compare tokenizers on few texts, except in the tests that are about them."""
-    if "tokenizer" not in request.node.name:
-        monkeypatch.setattr(verify, "load_cases", list)
-        monkeypatch.setattr(verify, "fuzz_texts", lambda count: ["The sea", "海"])
+@pytest.fixture
+def few_texts(monkeypatch):
+    """Compare tokenizers on few texts, in tests that are not about them."""
+    monkeypatch.setattr(verify, "load_cases", list)
+    monkeypatch.setattr(verify, "fuzz_texts", lambda count: ["The sea", "海"])
 
 
 def make(tmp_path, version="5.0", **options):
     """Return a small checkpoint and its converted directory."""
     path = synthetic.write_random_checkpoint(tmp_path / "a.pth", version, **options)
-    return path, conversion.convert(path, tmp_path / "converted", progress=False)
+    return path, directory.convert(path, tmp_path / "converted", progress=False)
 
 
 def change(folder, name, function):
@@ -35,21 +38,23 @@ def change(folder, name, function):
     save_file(tensors, file, metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("version", ["4", "5.0", "5.1", "5.2"])
+@pytest.mark.usefixtures("few_texts")
+@pytest.mark.parametrize("version", VERSIONS)
 def test_a_conversion_passes(version, tmp_path):
     path, folder = make(tmp_path, version, vocab_size=300, hidden_size=32, head_size=8)
     certificate = verify.verify(path, folder, **QUICK)
-    assert certificate["passed"], certificate["failures"]
-    assert certificate == json.loads((folder / "parity.json").read_text())
-    assert certificate["weights"]["identical"] == certificate["weights"]["tensors"]
-    classes = {row["class"] for row in certificate["runs"]}
+    assert certificate.passed, certificate.failures
+    assert certificate == read_certificate(folder)
+    assert certificate.weights.identical == certificate.weights.tensors
+    classes = {run.class_name for run in certificate.runs}
     assert classes == ({"RwkvForCausalLM", "Rwkv4ForCausalLM"} if version == "4" else {"Rwkv5ForCausalLM"})
-    assert {row["mode"] for row in certificate["runs"]} == {"prefill", "decode"}
-    assert all(row["max_abs_logit_diff"] <= 1e-4 for row in certificate["runs"])
+    assert {run.mode for run in certificate.runs} == {"prefill", "decode"}
+    assert all(run.max_abs_logit_diff <= 1e-4 for run in certificate.runs)
     card = (folder / "README.md").read_text()
     assert "Parity certificate: passed" in card
 
 
+@pytest.mark.usefixtures("few_texts")
 def test_languages_and_lambada(tmp_path, capsys):
     path, folder = make(tmp_path, hidden_size=32, head_size=16)
     data = tmp_path / "passages.jsonl"
@@ -80,6 +85,7 @@ def test_languages_and_lambada(tmp_path, capsys):
     assert "passed: see" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("few_texts")
 @pytest.mark.parametrize(
     ("name", "where"),
     [
@@ -98,19 +104,20 @@ def test_the_first_difference_is_named(name, where, tmp_path, capsys):
     assert cli.main(["verify", str(path), str(folder), "--lengths", "9", "--seeds", "0"]) == 1
     out = capsys.readouterr().out
     assert where in out
-    old_name = conversion.pth_name(name)
+    old_name = names.pth_name(name)
     assert f"1 tensors have other numbers, the first is {old_name}" in out
     assert "Parity certificate: FAILED" in (folder / "README.md").read_text()
 
 
+@pytest.mark.usefixtures("few_texts")
 def test_a_cast_is_said_and_needs_a_tolerance(tmp_path):
     path = synthetic.write_random_checkpoint(tmp_path / "a.pth", vocab_size=300, dtype=torch.float32)
-    folder = conversion.convert(path, tmp_path / "converted", torch.bfloat16, progress=False)
+    folder = directory.convert(path, tmp_path / "converted", torch.bfloat16, progress=False)
     strict = verify.verify(path, folder, **QUICK)
-    assert not strict["passed"]
-    assert strict["weights"]["cast_to"] == ["bfloat16"]
-    assert strict["weights"]["different"] == []  # it is the cast, and nothing else
-    assert verify.verify(path, folder, tolerance=0.1, **QUICK)["passed"]  # bf16 keeps 8 bits of each weight
+    assert not strict.passed
+    assert strict.weights.cast_to == ["bfloat16"]
+    assert strict.weights.different == []  # it is the cast, and nothing else
+    assert verify.verify(path, folder, tolerance=0.1, **QUICK).passed  # bf16 keeps 8 bits of each weight
 
 
 def test_another_tokenizer_fails(tmp_path):
@@ -121,18 +128,19 @@ def test_another_tokenizer_fails(tmp_path):
     vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
     file.write_text(json.dumps(tokenizer), encoding="utf-8")
     certificate = verify.verify(path, folder, **QUICK)
-    assert certificate["tokenizers"]["texts"] > 2000
-    assert certificate["tokenizers"]["fast_mismatches"] > 0
-    assert certificate["tokenizers"]["slow_mismatches"] == 0
-    assert any("fast tokenizer" in sentence for sentence in certificate["failures"])
+    assert certificate.tokenizers.texts > 2000
+    assert certificate.tokenizers.fast_mismatches > 0
+    assert certificate.tokenizers.slow_mismatches == 0
+    assert any("fast tokenizer" in sentence for sentence in certificate.failures)
 
 
+@pytest.mark.usefixtures("few_texts")
 def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
     path, folder = make(tmp_path, vocab_size=300)
     (tmp_path / "more").mkdir()
     other, _ = make(tmp_path / "more", "5.2", vocab_size=300)
     one = synthetic.write_random_checkpoint(tmp_path / "one.pth", vocab_size=300, layers=1)
-    one_folder = conversion.convert(one, tmp_path / "one", progress=False)
+    one_folder = directory.convert(one, tmp_path / "one", progress=False)
     before = sorted(file.name for file in folder.iterdir())
     for arguments, message in (
         ([other, folder], "its version is 5.0, not 5.2"),
@@ -152,12 +160,13 @@ def test_not_a_number_is_no_agreement():
     logits = torch.zeros(4, 5)
     bad = logits.clone()
     bad[2, 2] = float("nan")
-    assert parity.compare((logits, state), (logits, state)).within(1e-4)
-    assert not parity.compare((bad, state), (logits, state)).within(1e-4)
+    assert parity.compare_traces((logits, state), (logits, state)).within(1e-4)
+    assert not parity.compare_traces((bad, state), (logits, state)).within(1e-4)
     broken = (state[0], torch.full((1, 2, 3), float("nan")), state[2])
-    assert parity.compare((logits, broken), (logits, state)).first_different_block() == 0
+    assert parity.compare_traces((logits, broken), (logits, state)).first_different_block() == 0
 
 
+@pytest.mark.usefixtures("few_texts")
 def test_the_card_keeps_what_is_around_the_section(tmp_path):
     path, folder = make(tmp_path, vocab_size=300)
     certificate = verify.verify(path, folder, **QUICK)

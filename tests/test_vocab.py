@@ -8,17 +8,17 @@ from hypothesis import strategies as st
 from rwkv.rwkv_tokenizer import TRIE_TOKENIZER
 
 from helpers.errors import InputError
-from helpers.vocab import (
+from helpers.tokenizer.stats import collisions, ids_lost, is_utf8, script
+from helpers.tokenizer.vocab import (
+    chars_to_token,
     parse_line,
     read_vocab,
-    text_to_token,
-    token_to_text,
+    token_to_chars,
     vocab_from_json,
     vocab_to_json,
+    vocab_to_txt,
     world_vocab_path,
-    write_vocab,
 )
-from helpers.vocab_stats import collisions, ids_lost, is_utf8, script
 
 tokens = st.binary(min_size=1, max_size=20) | st.text(min_size=1, max_size=12).map(lambda text: text.encode("utf-8"))
 ids = st.integers(min_value=1, max_value=999_999_999)
@@ -49,13 +49,13 @@ def test_text_round_trip_is_byte_identical(tmp_path, newline):
     original = world_vocab_path().read_bytes().replace(b"\r\n", b"\n").replace(b"\n", newline)
     path = tmp_path / "vocab.txt"
     path.write_bytes(original)
-    assert write_vocab(read_vocab(path), newline.decode()) == original
+    assert vocab_to_txt(read_vocab(path), newline.decode()) == original
 
 
 def test_installed_file_round_trips_through_json_with_its_own_line_ends(vocab):
     original = world_vocab_path().read_bytes()
     newline = "\r\n" if b"\r\n" in original else "\n"
-    assert write_vocab(vocab_from_json(vocab_to_json(vocab)), newline) == original
+    assert vocab_to_txt(vocab_from_json(vocab_to_json(vocab)), newline) == original
 
 
 def test_json_round_trip_keeps_tokens_and_order(vocab):
@@ -82,16 +82,16 @@ def test_unusual_line_breaks_inside_a_literal_do_not_split_the_line(tmp_path):
 def test_any_vocabulary_round_trips(tmp_path_factory, vocab):
     path = tmp_path_factory.getbasetemp() / "any_vocab.txt"
     for newline in ("\n", "\r\n"):
-        path.write_bytes(write_vocab(vocab, newline))
+        path.write_bytes(vocab_to_txt(vocab, newline))
         assert read_vocab(path) == vocab
-        assert write_vocab(read_vocab(path), newline) == path.read_bytes()
+        assert vocab_to_txt(read_vocab(path), newline) == path.read_bytes()
     assert vocab_from_json(vocab_to_json(vocab)) == vocab
 
 
 @settings(deadline=None)
 @given(ids, tokens)
 def test_line_round_trips(index, token):
-    line = write_vocab({index: token}).decode("utf-8")
+    line = vocab_to_txt({index: token}).decode("utf-8")
     assert line.count("\n") == 1
     assert parse_line(line.removesuffix("\n")) == (index, token)
 
@@ -99,9 +99,9 @@ def test_line_round_trips(index, token):
 @settings(deadline=None)
 @given(st.binary())
 def test_byte_alphabet_round_trips(token):
-    text = token_to_text(token)
+    text = token_to_chars(token)
     assert len(text) == len(token)
-    assert text_to_token(text) == token
+    assert chars_to_token(text) == token
 
 
 @settings(deadline=None)
@@ -224,7 +224,7 @@ def test_bad_json_is_refused(text, reason):
 def test_lossy_keys_lose_what_the_notebook_says(vocab):
     assert ids_lost(vocab, lambda token: token.decode("utf-8", errors="ignore")) == 485
     assert ids_lost(vocab, lambda token: token.decode("utf-8", errors="replace")) == 486
-    assert ids_lost(vocab, token_to_text) == 0
+    assert ids_lost(vocab, token_to_chars) == 0
     merged = collisions(vocab, lambda token: token.decode("utf-8", errors="ignore"))
     assert merged == {"": [index for index, token in vocab.items() if not is_utf8(token)]}
 

@@ -1,3 +1,5 @@
+# Copyright 2026 The RWKV World on Hugging Face authors
+# SPDX-License-Identifier: Apache-2.0
 """Configuration of RWKV-5 models: 5.0, 5.1 and 5.2, which differ in three places.
 
 =======  ================  =====================  ====================
@@ -23,7 +25,7 @@ class Rwkv5Config(PreTrainedConfig):
         decay_shape, bonus_shape: shapes of these tensors in the checkpoint, ``[H]``, ``[H, 1]`` or ``[H, N]``, kept so
             that a converted model can be written back unchanged.
         has_time_state: the checkpoint carries a trained initial state, ``time_state``.
-        group_norm_epsilon: 64e-5 is BlinkDL's 1e-5 after division by 8, moved through the normalisation.
+        group_norm_epsilon: 64e-5 is BlinkDL's 1e-5 after division by 8, moved through the normalization.
     """
 
     model_type = "rwkv5"
@@ -67,6 +69,7 @@ class Rwkv5Config(PreTrainedConfig):
 
     @property
     def num_heads(self) -> int:
+        assert self.attention_hidden_size is not None  # __post_init__ sets it first of all
         return self.attention_hidden_size // self.head_size
 
 

@@ -1,3 +1,5 @@
+# Copyright 2026 The RWKV World on Hugging Face authors
+# SPDX-License-Identifier: Apache-2.0
 """RWKV-4: time-mix with one running average a channel, on the weights and the config of transformers' ``rwkv``.
 
 For one channel (RWKV-4 paper, arXiv 2305.13048, equation 14), with ``w = -exp(time_decay)`` and ``u = time_first``::
@@ -7,8 +9,8 @@ For one channel (RWKV-4 paper, arXiv 2305.13048, equation 14), with ``w = -exp(t
              sum_{i<t} e^{(t-1-i) w + k_i}     + e^{u + k_t}
 
 k can be large, so numerator and denominator are kept divided by e^max, with the running maximum beside them.
-transformers' own ``RwkvForCausalLM`` loads the same directory; this class also decodes batches, heeds attention masks,
-saves unchanged weights after a forward, and works with beam search and with a single layer.
+transformers' own ``RwkvForCausalLM`` loads the same directory; this class also decodes batches, respects attention
+masks, saves unchanged weights after a forward, and works with beam search and with a single layer.
 """
 
 import math
@@ -19,15 +21,15 @@ from torch import Tensor, nn
 from transformers import RwkvConfig
 from transformers import initialization as init
 
-from .rwkv_common import RwkvForCausalLM, RwkvMixer, RwkvModel, at_least_fp32, last_token, mix, token_shift
+from .rwkv_common import RwkvForCausalLM, RwkvModel, RwkvTimeMix, at_least_fp32, last_token, mix, token_shift
 
 EMPTY = -1e38  # the maximum before the first token: e^EMPTY is 0, and differences stay finite in fp32
 
 
-Sums = tuple[Tensor, Tensor, Tensor]  # numerator and denominator, both divided by e^maximum, and maximum
+Sums = tuple[Tensor, ...]  # three: numerator and denominator, both divided by e^maximum, and maximum
 
 
-def add(earlier: Sums, log_decay: Tensor | float, later: Sums) -> Sums:
+def add_decayed(earlier: Sums, log_decay: Tensor | float, later: Sums) -> Sums:
     """Let earlier sums decay, times e^log_decay, and add later ones.
 
     The new maximum cancels out in whatever is done with the result, so it needs no gradient.
@@ -57,9 +59,9 @@ def wkv4_recurrent(
     sums, one = state.unbind(1), torch.ones_like(k[:, 0])
     outputs = []
     for t in range(k.shape[1]):
-        numerator, denominator, _ = add(sums, 0.0, (v[:, t], one, u + k[:, t]))
+        numerator, denominator, _ = add_decayed(sums, 0.0, (v[:, t], one, u + k[:, t]))
         outputs.append(numerator / denominator)
-        after = add(sums, w, (v[:, t], one, k[:, t]))
+        after = add_decayed(sums, w, (v[:, t], one, k[:, t]))
         if lengths is not None:
             after = tuple(torch.where((t < lengths)[:, None], x, old) for x, old in zip(after, sums, strict=True))
         sums = after
@@ -78,7 +80,7 @@ def wkv4_scan(
     log_decay = torch.cat([torch.zeros_like(log_decay[:, :1]), log_decay], dim=1)
     with_state = zip(state[:, :, None].unbind(1), written, strict=True)
     sums = running_sums(tuple(torch.cat(pair, dim=1) for pair in with_state), log_decay)  # each (B, 1 + T, A)
-    numerator, denominator, _ = add(tuple(x[:, :-1] for x in sums), 0.0, (v, one, u + k))
+    numerator, denominator, _ = add_decayed(tuple(x[:, :-1] for x in sums), 0.0, (v, one, u + k))
     return numerator / denominator, torch.stack([x[:, -1] for x in sums], dim=1)
 
 
@@ -99,24 +101,33 @@ def running_sums(sums: Sums, log_decay: Tensor) -> Sums:
         sums, log_decay = tuple(F.pad(x, (0, 0, 0, 1)) for x in sums), F.pad(log_decay, (0, 0, 0, 1))
     first, second = (tuple(x[:, start::2] for x in sums) for start in (0, 1))
     first_decay, second_decay = log_decay[:, 0::2], log_decay[:, 1::2]
-    after_second = running_sums(add(first, second_decay, second), first_decay + second_decay)
-    rest = add(tuple(x[:, :-1] for x in after_second), first_decay[:, 1:], tuple(x[:, 1:] for x in first))
+    after_second = running_sums(add_decayed(first, second_decay, second), first_decay + second_decay)
+    rest = add_decayed(tuple(x[:, :-1] for x in after_second), first_decay[:, 1:], tuple(x[:, 1:] for x in first))
     after_first = (torch.cat([x[:, :1], others], dim=1) for x, others in zip(first, rest, strict=True))
     pairs = zip(after_first, after_second, strict=True)
     return tuple(torch.stack(pair, dim=2).flatten(1, 2)[:, :tokens] for pair in pairs)
 
 
-class Rwkv4TimeMix(RwkvMixer):
+class Rwkv4TimeMix(RwkvTimeMix):
     """Time-mix of RWKV-4: ``output(sigmoid(R x') * wkv(K x', V x'))``; RWKV-4 paper, equations 11 to 15."""
+
+    key: nn.Linear
+    value: nn.Linear
+    receptance: nn.Linear
+    time_mix_key: nn.Parameter
+    time_mix_value: nn.Parameter
+    time_mix_receptance: nn.Parameter
 
     def __init__(self, config: RwkvConfig, layer: int):
         super().__init__(config, layer, inputs=("key", "value", "receptance"))
         hidden, width = config.hidden_size, config.attention_hidden_size
+        assert width is not None  # the configuration fills it in
         for name in self.inputs:
             self.add_module(name, nn.Linear(hidden, width, bias=False))
         self.time_decay = nn.Parameter(torch.empty(width))
         self.time_first = nn.Parameter(torch.empty(width))
         self.output = nn.Linear(width, hidden, bias=False)
+        self.wkv = wkv4_scan
 
     def initialize(self) -> None:
         """Initialize as BlinkDL/RWKV-LM does: decays from slow (channel 0) to fast."""
@@ -132,16 +143,16 @@ class Rwkv4TimeMix(RwkvMixer):
         return start[:, None].expand(batch_size, 3, len(self.time_decay))
 
     def forward(
-        self, x: Tensor, last: Tensor, state: Tensor | None, lengths: Tensor | None, scale: float
+        self, x: Tensor, before: Tensor, state: Tensor | None, lengths: Tensor | None, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        previous = token_shift(x, last)
+        previous = token_shift(x, before)
         r = torch.sigmoid(self.receptance(mix(x, previous, self.time_mix_receptance)))
         k = at_least_fp32(self.key(mix(x, previous, self.time_mix_key)))
         v = at_least_fp32(self.value(mix(x, previous, self.time_mix_value)))
         w, u = -torch.exp(at_least_fp32(self.time_decay)), at_least_fp32(self.time_first)
-        wkv4 = wkv4_recurrent if x.shape[1] == 1 else wkv4_scan
+        wkv4 = wkv4_recurrent if x.shape[1] == 1 else self.wkv
         wkv, state = wkv4(k, v, w, u, self.initial_wkv(len(x)) if state is None else state.to(k), lengths)
-        return self.output(r * wkv.to(x.dtype) * scale), last_token(x, last, lengths), state
+        return self.output(r * wkv.to(x.dtype) * scale), last_token(x, before, lengths), state
 
 
 class Rwkv4Model(RwkvModel):

@@ -1,3 +1,5 @@
+# Copyright 2026 The RWKV World on Hugging Face authors
+# SPDX-License-Identifier: Apache-2.0
 """RWKV-5: time-mix with a matrix-valued state. One file for 5.0, 5.1 and 5.2.
 
 For one head, with row vectors r_t, k_t, v_t of N channels and a state S of N x N numbers (Eagle in arXiv 2404.05892)::
@@ -18,8 +20,8 @@ from .configuration_rwkv5 import Rwkv5Config
 from .rwkv_common import (
     Fp32GroupNorm,
     RwkvForCausalLM,
-    RwkvMixer,
     RwkvModel,
+    RwkvTimeMix,
     at_least_fp32,
     last_token,
     mix,
@@ -52,7 +54,7 @@ def wkv5_recurrent(
 
 
 def wkv5_mask(log_w: Tensor, u: Tensor, size: int) -> Tensor:
-    """Return how much token i hears of token j, (H, C, C, 1 or N): u on the diagonal, w^(i-j-1) below, 0 above.
+    """Return with what factor token i reads token j, (H, C, C, 1 or N): u on the diagonal, w^(i-j-1) below, 0 above.
 
     Only exponents of differences occur, which are never positive, so nothing overflows, however strong the decay.
     """
@@ -66,7 +68,7 @@ def wkv5_scores(r: Tensor, k: Tensor, log_w: Tensor, u: Tensor) -> Tensor:
     """Return how much of v_j reaches y_i inside each chunk, (B, H, n, C, C): r_i k_j mask_ij, summed over channels.
 
     With one decay a head, the mask M leaves the sum: the scores are (r k^T) * M. With one a channel, scores of single
-    tokens are joined to those of blocks of 2, 4, ... C tokens. In a block, token p of the second half hears token q of
+    tokens are joined to those of blocks of 2, 4, ... C tokens. In a block, token p of the second half reads token q of
     the first with w^p w^(half-1-q). No exponent is negative, so one factor goes into r, one into k, and a matrix
     product is left.
 
@@ -130,23 +132,31 @@ def wkv5_chunked(
     return y.flatten(2, 3)[:, :, :tokens], state
 
 
-class Rwkv5TimeMix(RwkvMixer):
+class Rwkv5TimeMix(RwkvTimeMix):
     """Time-mix of RWKV-5: receptance, key, value (and gate), WKV, a norm for each head, output."""
+
+    gate: nn.Linear
+    time_mix_gate: nn.Parameter
 
     def __init__(self, config: Rwkv5Config, layer: int):
         gate = () if config.version == "5.0" else ("gate",)
         super().__init__(config, layer, inputs=("key", "value", "receptance", *gate))
         hidden, width = config.hidden_size, config.attention_hidden_size
+        decay_shape, bonus_shape = config.decay_shape, config.bonus_shape
+        assert width is not None  # the configuration fills in what is not given, here and below
+        assert decay_shape is not None
+        assert bonus_shape is not None
         self.heads, self.head_size = config.num_heads, config.head_size
         self.gated, self.bonus_name = bool(gate), config.bonus_name
         for name in self.inputs:
             self.add_module(name, nn.Linear(hidden, width, bias=False))
-        self.time_decay = nn.Parameter(torch.empty(config.decay_shape))
-        self.register_parameter(self.bonus_name, nn.Parameter(torch.empty(config.bonus_shape)))
+        self.time_decay = nn.Parameter(torch.empty(decay_shape))
+        self.register_parameter(self.bonus_name, nn.Parameter(torch.empty(bonus_shape)))
         self.time_state = None
         if config.has_time_state:
             self.time_state = nn.Parameter(torch.zeros(self.heads, self.head_size, self.head_size))
         self.output = nn.Linear(width, hidden, bias=False)
+        self.wkv = wkv5_chunked
         self.ln_x = Fp32GroupNorm(self.heads, width, eps=config.group_norm_epsilon)
 
     def initialize(self) -> None:
@@ -172,10 +182,10 @@ class Rwkv5TimeMix(RwkvMixer):
         return log_w, torch.exp(u) if self.bonus_name == "time_first" else u
 
     def forward(
-        self, x: Tensor, last: Tensor, state: Tensor | None, lengths: Tensor | None, scale: float
+        self, x: Tensor, before: Tensor, state: Tensor | None, lengths: Tensor | None, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         batch, tokens, _ = x.shape
-        previous = token_shift(x, last)
+        previous = token_shift(x, before)
 
         def heads(name: str) -> Tensor:  # (B, T, D) -> (B, H, T, N)
             mixed = mix(x, previous, getattr(self, f"time_mix_{name}"))
@@ -184,14 +194,14 @@ class Rwkv5TimeMix(RwkvMixer):
 
         r, k, v = heads("receptance"), heads("key"), heads("value")
         state = self.initial_wkv(batch) if state is None else state.to(r)
-        wkv5 = wkv5_recurrent if tokens == 1 else wkv5_chunked
+        wkv5 = wkv5_recurrent if tokens == 1 else self.wkv
         with torch.autocast(x.device.type, enabled=False):  # its matrix products stay fp32 in mixed precision
             y, state = wkv5(r, k, v, *self.log_decay_and_bonus(), state, lengths)
 
         y = self.ln_x(y.transpose(1, 2).reshape(batch * tokens, -1)).view(batch, tokens, -1).to(x.dtype)
         if self.gated:
             y = y * F.silu(self.gate(mix(x, previous, self.time_mix_gate)))
-        return self.output(y * scale), last_token(x, last, lengths), state
+        return self.output(y * scale), last_token(x, before, lengths), state
 
 
 class Rwkv5Model(RwkvModel):

@@ -1,6 +1,16 @@
+# Copyright 2026 The RWKV World on Hugging Face authors
+# SPDX-License-Identifier: Apache-2.0
 """What RWKV-4 and RWKV-5 models share: token shift, channel-mix, the block, and the Hugging Face classes.
 
 The mathematics that makes a version that version, its time-mix, is in ``modeling_rwkv4.py`` and ``modeling_rwkv5.py``.
+
+Symbols, here and in every file and notebook of the project::
+
+    B  batch: rows of tokens             H  heads of time-mix
+    T  tokens of a row                   N  channels of a head, A / H
+    D  hidden size: channels of a token  L  layers (blocks)
+    A  width of time-mix                 V  vocabulary: rows of embedding and head
+    C  tokens of a chunk                 r k v w u  receptance, key, value, decay, bonus, as in the papers
 
 The state of a model is a tuple of three tensors, batch first, of the same size after 1 or 100,000 tokens::
 
@@ -16,12 +26,13 @@ row, every module is told how many there are (``lengths``), and the hidden state
 on the left, on the right or in the middle gives the logits and the state of the unpadded text.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
@@ -65,17 +76,17 @@ class Fp32GroupNorm(nn.GroupNorm):
         return F.group_norm(at_least_fp32(x), self.num_groups, weight, bias, self.eps)
 
 
-def token_shift(x: Tensor, last: Tensor) -> Tensor:
-    """Return the token before each token: ``last`` (B, D) for the first one, ``x[:, t - 1]`` after; x is (B, T, D)."""
-    return torch.cat([last.to(x)[:, None], x[:, :-1]], dim=1)
+def token_shift(x: Tensor, before: Tensor) -> Tensor:
+    """Return the token before each token: ``before`` (B, D) for the first one, then ``x[:, t - 1]``; x is (B, T, D)."""
+    return torch.cat([before.to(x)[:, None], x[:, :-1]], dim=1)
 
 
-def last_token(x: Tensor, last: Tensor, lengths: Tensor | None) -> Tensor:
-    """Return the last real token of each row, (B, D), or ``last`` for a row that has none."""
+def last_token(x: Tensor, before: Tensor, lengths: Tensor | None) -> Tensor:
+    """Return the last real token of each row, (B, D), or ``before`` for a row that has none."""
     if lengths is None:
         return x[:, -1]
-    with_last = torch.cat([last.to(x)[:, None], x], dim=1)
-    return with_last[torch.arange(len(x), device=x.device), lengths]
+    with_before = torch.cat([before.to(x)[:, None], x], dim=1)
+    return with_before[torch.arange(len(x), device=x.device), lengths]
 
 
 def mix(x: Tensor, previous: Tensor, ratio: Tensor) -> Tensor:
@@ -86,7 +97,9 @@ def mix(x: Tensor, previous: Tensor, ratio: Tensor) -> Tensor:
 class RwkvMixer(nn.Module):
     """What time-mix and channel-mix have in common: learned ratios of mixing a token with the one before it."""
 
-    def __init__(self, config, layer: int, inputs: tuple[str, ...]):
+    inputs: tuple[str, ...]  # the matrices that read a mixture
+
+    def __init__(self, config: PreTrainedConfig, layer: int, inputs: tuple[str, ...]):
         super().__init__()
         self.inputs = inputs
         self.depth = layer / max(config.num_hidden_layers - 1, 1)  # 0 in the first block, 1 in the last
@@ -103,30 +116,45 @@ class RwkvMixer(nn.Module):
             init.copy_(ratio, channels**power + (0.3 * self.depth if name == "value" else 0))
 
 
+class RwkvTimeMix(RwkvMixer):
+    """What the time-mixes of all versions have, besides their own mathematics."""
+
+    time_decay: nn.Parameter
+    output: nn.Linear
+    wkv: Callable[..., tuple[Tensor, Tensor]]  # how it reads many tokens; a faster kernel may replace it
+
+    def initial_wkv(self, batch_size: int) -> Tensor:
+        """Return what it remembers before the first token, (B, ...)."""
+        raise NotImplementedError
+
+
 class RwkvChannelMix(RwkvMixer):
     """Channel-mix, the feed-forward layer of RWKV-4 and RWKV-5: ``sigmoid(R x') * V(relu(K x')^2)``.
 
     Source: RWKV-4 paper (arXiv 2305.13048), equations 16 to 18.
     """
 
-    def __init__(self, config, layer: int):
+    time_mix_key: nn.Parameter
+    time_mix_receptance: nn.Parameter
+
+    def __init__(self, config: PreTrainedConfig, layer: int):
         super().__init__(config, layer, inputs=("key", "receptance"))
         hidden, inner = config.hidden_size, config.intermediate_size
         self.key = nn.Linear(hidden, inner, bias=False)
         self.receptance = nn.Linear(hidden, hidden, bias=False)
         self.value = nn.Linear(inner, hidden, bias=False)
 
-    def forward(self, x: Tensor, last: Tensor, lengths: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-        previous = token_shift(x, last)
+    def forward(self, x: Tensor, before: Tensor, lengths: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+        previous = token_shift(x, before)
         k = torch.relu(self.key(mix(x, previous, self.time_mix_key))) ** 2
         r = torch.sigmoid(self.receptance(mix(x, previous, self.time_mix_receptance)))
-        return r * self.value(k * scale), last_token(x, last, lengths)
+        return r * self.value(k * scale), last_token(x, before, lengths)
 
 
 class RwkvBlock(GradientCheckpointingLayer):
-    """One layer: ``h + time_mix(ln1(h))``, then ``h + channel_mix(ln2(h))``. Block 0 first normalises the embedding."""
+    """One layer: ``x + time_mix(ln1(x))``, then ``x + channel_mix(ln2(x))``. Block 0 first normalizes the embedding."""
 
-    def __init__(self, config, layer: int, time_mix: RwkvMixer):
+    def __init__(self, config: PreTrainedConfig, layer: int, time_mix: RwkvTimeMix):
         super().__init__()
         norm = {"normalized_shape": config.hidden_size, "eps": config.layer_norm_epsilon}
         if layer == 0:
@@ -138,18 +166,18 @@ class RwkvBlock(GradientCheckpointingLayer):
         self.layer = layer
 
     def forward(
-        self, h: Tensor, state: tuple[Tensor, Tensor, Tensor] | None, lengths: Tensor | None, scale: float
+        self, hidden: Tensor, state: tuple[Tensor, Tensor | None, Tensor] | None, lengths: Tensor | None, scale: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if state is None:
-            nothing = torch.zeros_like(h[:, 0])
+            nothing = torch.zeros_like(hidden[:, 0])
             state = (nothing, None, nothing)
         time_shift, wkv, channel_shift = state
         if self.layer == 0:
-            h = self.pre_ln(h)
-        update, time_shift, wkv = self.attention(self.ln1(h), time_shift, wkv, lengths, scale)
-        h = h + update
-        update, channel_shift = self.feed_forward(self.ln2(h), channel_shift, lengths, scale)
-        return h + update, time_shift, wkv, channel_shift
+            hidden = self.pre_ln(hidden)
+        update, time_shift, wkv = self.attention(self.ln1(hidden), time_shift, wkv, lengths, scale)
+        hidden = hidden + update
+        update, channel_shift = self.feed_forward(self.ln2(hidden), channel_shift, lengths, scale)
+        return hidden + update, time_shift, wkv, channel_shift
 
 
 class RwkvPreTrainedModel(PreTrainedModel):
@@ -160,7 +188,7 @@ class RwkvPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise as BlinkDL's training code does: see ``RWKV_Init`` and ``model.py`` of BlinkDL/RWKV-LM."""
+        """Initialize as BlinkDL's training code does: see ``RWKV_Init`` and ``model.py`` of BlinkDL/RWKV-LM."""
         super()._init_weights(module)
         if isinstance(module, RwkvMixer):
             module.initialize()
@@ -169,9 +197,9 @@ class RwkvPreTrainedModel(PreTrainedModel):
 class RwkvModel(RwkvPreTrainedModel):
     """Embedding, blocks and the last layer norm. A subclass sets ``time_mix_class``."""
 
-    time_mix_class: type[RwkvMixer]
+    time_mix_class: Callable[..., RwkvTimeMix]  # called with the configuration and the number of the block
 
-    def __init__(self, config):
+    def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
         self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         layers = range(config.num_hidden_layers)
@@ -209,34 +237,38 @@ class RwkvModel(RwkvPreTrainedModel):
             ValueError: not exactly one of ``input_ids`` and ``inputs_embeds``, no tokens, or a mask of another shape.
         """
         tokens = given_tokens(input_ids, inputs_embeds)
-        h = self.embeddings(tokens) if inputs_embeds is None else tokens
+        hidden = self.embeddings(tokens) if inputs_embeds is None else tokens
         use_cache = (self.config.use_cache and not self.training) if use_cache is None else use_cache
         with_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
 
-        order, lengths = front_order(attention_mask, h)
+        order, lengths = front_order(attention_mask, hidden)
         if order is not None:
-            h = take(h, order)
-        device = h.device  # with a device_map, blocks may be elsewhere
+            hidden = reorder_tokens(hidden, order)
+        device = hidden.device  # with a device_map, blocks may be elsewhere
         states = [None] * len(self.blocks) if state is None else zip(*(s.unbind(1) for s in state), strict=True)
-        halving = h.dtype == torch.float16 and not self.training
+        halving = hidden.dtype == torch.float16 and not self.training
         hidden_states, new_states = [], []
         for layer, (block, layer_state) in enumerate(zip(self.blocks, states, strict=True)):
             if with_hidden:
-                hidden_states.append(h)
+                hidden_states.append(hidden)
             scale = 0.5 ** (layer // HALVE_EVERY) if halving else 1.0
-            h, *layer_state = block(h, layer_state, lengths, scale)
+            hidden, *layer_state = block(hidden, layer_state, lengths, scale)
             if use_cache:
                 new_states.append([part.to(device) for part in layer_state])
             if halving and (layer + 1) % HALVE_EVERY == 0:
-                h = h / 2
-        hidden_states.append(self.ln_out(h))
+                hidden = hidden / 2
+        hidden_states.append(self.ln_out(hidden))
 
         if order is not None:
             back = torch.argsort(order, dim=1)
-            hidden_states = [take(x, back.to(x.device)) for x in hidden_states]
+            hidden_states = [reorder_tokens(x, back.to(x.device)) for x in hidden_states]
+        new_state = None
+        if use_cache:
+            time_shift, wkv, channel_shift = (torch.stack(part, dim=1) for part in zip(*new_states, strict=True))
+            new_state = time_shift, wkv, channel_shift
         output = RwkvOutput(
             last_hidden_state=hidden_states[-1],
-            state=tuple(torch.stack(part, dim=1) for part in zip(*new_states, strict=True)) if use_cache else None,
+            state=new_state,
             hidden_states=tuple(hidden_states) if with_hidden else None,
         )
         return output.to_tuple() if return_dict is False else output
@@ -244,9 +276,10 @@ class RwkvModel(RwkvPreTrainedModel):
 
 def given_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
     """Return whichever is given: ids (B, T) or embeddings (B, T, D)."""
-    if (input_ids is None) == (inputs_embeds is None):
+    given = [tokens for tokens in (input_ids, inputs_embeds) if tokens is not None]
+    if len(given) != 1:
         raise ValueError("give exactly one of input_ids and inputs_embeds")
-    tokens = inputs_embeds if input_ids is None else input_ids
+    tokens = given[0]
     if tokens.shape[1] == 0:
         raise ValueError("the input has no tokens: give at least one, for example id 0, the end of text")
     return tokens
@@ -262,15 +295,16 @@ def fitting_mask(attention_mask: Tensor | None, tokens: Tensor) -> Tensor | None
     return attention_mask[:, -columns:]
 
 
-def front_order(attention_mask: Tensor | None, h: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def front_order(attention_mask: Tensor | None, hidden: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Return for each row the order (B, T) that puts real tokens first, and their number (B,); None without a mask."""
-    if attention_mask is None:
+    mask = fitting_mask(attention_mask, hidden)
+    if mask is None:
         return None, None
-    real = (fitting_mask(attention_mask, h) != 0).to(device=h.device, dtype=torch.int64)
+    real = (mask != 0).to(device=hidden.device, dtype=torch.int64)
     return torch.argsort(real, dim=1, descending=True, stable=True), real.sum(dim=1)
 
 
-def take(x: Tensor, order: Tensor) -> Tensor:
+def reorder_tokens(x: Tensor, order: Tensor) -> Tensor:
     """Reorder the tokens of each row: x is (B, T, D), order (B, T)."""
     return x.gather(1, order[:, :, None].expand_as(x))
 
@@ -285,7 +319,7 @@ class RwkvForCausalLM(RwkvPreTrainedModel, GenerationMixin):
     model_class: type[RwkvModel]
     _tied_weights_keys = {"head.weight": "rwkv.embeddings.weight"}
 
-    def __init__(self, config):
+    def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
         self.rwkv = self.model_class(config)
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -299,16 +333,20 @@ class RwkvForCausalLM(RwkvPreTrainedModel, GenerationMixin):
 
     def _reorder_cache(self, state: State, beam_idx: Tensor) -> State:
         """Let each beam continue from the state of the beam that it came from."""
-        return tuple(part.index_select(0, beam_idx.to(part.device)) for part in state)
+        time_shift, wkv, channel_shift = (part.index_select(0, beam_idx.to(part.device)) for part in state)
+        return time_shift, wkv, channel_shift
 
     def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs):
         """Repeat a state that the caller gave to ``generate`` as often as the prompt, for beams and several samples."""
-        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)
+        # the type that transformers declares for self, here and in prepare_inputs_for_generation, fits no model
+        ids, kwargs = super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)  # type: ignore[misc]
         if kwargs.get("state") is not None and expand_size > 1:
             kwargs["state"] = tuple(part.repeat_interleave(expand_size, dim=0) for part in kwargs["state"])
-        return input_ids, kwargs
+        return ids, kwargs
 
-    def _update_model_kwargs_for_generation(self, outputs: ModelOutput, model_kwargs: dict, *args, **kwargs) -> dict:
+    def _update_model_kwargs_for_generation(
+        self, outputs: RwkvCausalLMOutput, model_kwargs: dict, *args, **kwargs
+    ) -> dict:
         """Hand the state on to the next step: from 5.24 on, ``generate`` does so only for outputs of names it knows."""
         model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
         if outputs.state is not None:
@@ -323,7 +361,11 @@ class RwkvForCausalLM(RwkvPreTrainedModel, GenerationMixin):
         return output
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, next_sequence_length: int | None = None, inputs_embeds: Tensor | None = None, **kwargs
+        self,
+        input_ids: torch.LongTensor,
+        next_sequence_length: int | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs,
     ):
         """After the prompt, each step reads one token, which is real: masking it would only cost time.
 
@@ -331,7 +373,7 @@ class RwkvForCausalLM(RwkvPreTrainedModel, GenerationMixin):
         """
         if next_sequence_length == 1:
             kwargs["attention_mask"] = None
-        return super().prepare_inputs_for_generation(
+        return super().prepare_inputs_for_generation(  # type: ignore[misc]
             input_ids, next_sequence_length=next_sequence_length, inputs_embeds=inputs_embeds, **kwargs
         )
 
@@ -369,8 +411,8 @@ class RwkvForCausalLM(RwkvPreTrainedModel, GenerationMixin):
                 Without gradients, a prompt whose last logits are wanted is read in pieces, in constant memory.
         """
         mask = fitting_mask(attention_mask, given_tokens(input_ids, inputs_embeds))
-        inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": mask}
-        inputs = {name: tensor for name, tensor in inputs.items() if tensor is not None}
+        given = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": mask}
+        inputs = {name: tensor for name, tensor in given.items() if tensor is not None}
         with_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         needs_all = torch.is_grad_enabled() or with_hidden or labels is not None
         if isinstance(logits_to_keep, int) and logits_to_keep > 0 and not needs_all:

@@ -1,3 +1,5 @@
+# Copyright 2026 The RWKV World on Hugging Face authors
+# SPDX-License-Identifier: Apache-2.0
 """The RWKV World tokenizer for Hugging Face: greedy longest match over UTF-8 bytes, in plain Python.
 
 ``AutoTokenizer.from_pretrained(directory, trust_remote_code=True)`` loads it. It gives the same ids as BlinkDL's
@@ -84,9 +86,9 @@ class RwkvWorldTokenizer(PreTrainedTokenizer):
         while start < len(source):
             node = self._trie
             for char in source[start : start + self._max_length]:
-                node = node.get(char)
-                if node is None:
+                if char not in node:
                     break
+                node = node[char]
                 if None in node:
                     token = node[None]  # the longest so far; the first character always sets it
             tokens.append(token)

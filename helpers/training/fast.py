@@ -4,51 +4,55 @@ A small model's step is a thousand short kernels. Launched one by one from Pytho
 recorded once as a CUDA graph, the whole step, optimizer included, is one launch.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from unittest import mock
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..hub_code import modeling_rwkv4, modeling_rwkv5
-from .model import block_forward, weighted_loss
+from ..checkpoints.versions import VERSIONS
+from ..hub_code.rwkv_common import RwkvModel
+from .model import block_forward, blocks_of, weighted_loss
+
+if TYPE_CHECKING:
+    from .trainer import TrainingRun
 
 COMPILING = 4  # steps that run before the recording: they compile, and let the optimizer make its state
-
-REPLACED = {"wkv5": (modeling_rwkv5, "wkv5_chunked"), "wkv4": (modeling_rwkv4, "wkv4_scan")}  # by kernel
 
 Step = Callable[[Tensor, Tensor], Tensor]
 
 
 @contextmanager
-def use_kernels() -> Iterator[None]:
-    """Let the models compute WKV with the kernels of :mod:`.wkv_triton` inside a ``with`` block."""
-    from . import wkv_triton
-
-    with ExitStack() as stack:
-        for kernel, (module, name) in REPLACED.items():
-            stack.enter_context(mock.patch.object(module, name, getattr(wkv_triton, kernel)))
+def use_kernel(model: RwkvModel, kernel: Callable[..., tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Let all blocks compute WKV with ``kernel``, one of :mod:`.wkv_triton`, inside a ``with`` block."""
+    blocks = blocks_of(model)
+    own = [block.attention.wkv for block in blocks]
+    for block in blocks:
+        block.attention.wkv = kernel
+    try:
         yield
+    finally:
+        for block, function in zip(blocks, own, strict=True):
+            block.attention.wkv = function
 
 
 @contextmanager
-def fast_step(run) -> Iterator[Step]:
-    """Yield the function that makes one step of ``run``, see :meth:`helpers.training.trainer.Run.update`."""
+def fast_step(run: TrainingRun) -> Iterator[Step]:
+    """Yield the function that makes one step of ``run``, see :meth:`helpers.training.trainer.TrainingRun.update`."""
     if run.device.type != "cuda":
         yield run.update
         return
+    from . import wkv_triton
+
     torch.set_float32_matmul_precision("high")
     run.model.run_block = torch.compile(block_forward, dynamic=False)
     run.model.run_loss = torch.compile(weighted_loss, dynamic=False)
-    recorded = RecordedStep(run.update)
-
-    def step(ids: Tensor, kinds: Tensor) -> Tensor:
-        with use_kernels():
-            return recorded(ids, kinds)
-
     try:
-        yield step
+        with use_kernel(run.model.model, getattr(wkv_triton, VERSIONS[run.options.version].kernel)):
+            yield RecordedStep(run.update)
     finally:
         run.model.run_block, run.model.run_loss = block_forward, weighted_loss
 

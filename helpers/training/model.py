@@ -8,37 +8,34 @@ of all this; it holds plain ``emb``, ``ln_out`` and ``head``.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, RwkvConfig
+from transformers import PreTrainedConfig
 
-from ..checkpoints import describe
-from ..conversion import hub_name, model_config, pth_name
-from ..hub_code.configuration_rwkv5 import Rwkv5Config
-from ..hub_code.modeling_rwkv4 import Rwkv4ForCausalLM, Rwkv4Model
-from ..hub_code.modeling_rwkv5 import Rwkv5ForCausalLM, Rwkv5Model
+from ..checkpoints.format import checkpoint_info, describe
+from ..checkpoints.names import hub_name, pth_name
+from ..checkpoints.versions import VERSIONS
+from ..conversion.configuration import base_model_class, language_model_class, model_config
 from ..hub_code.rwkv_common import RwkvBlock, RwkvForCausalLM, RwkvModel
-from ..vocab import VOCAB_SIZE
+from ..tokenizer.vocab import VOCAB_SIZE
 
 UNSEEN_LOGIT = -3.0  # tokens that never occur are this much less likely than the rarest that do, e^-3
 
 
 def mini_config(version: str, rows: int, layers: int, hidden: int, attention: int, ffn: int) -> PreTrainedConfig:
     """Return the configuration of a model with ``rows`` tokens; heads have 64 channels, or fewer in tiny models."""
-    sizes = {"vocab_size": rows, "hidden_size": hidden, "attention_hidden_size": attention}
-    sizes |= {"num_hidden_layers": layers, "intermediate_size": ffn}
-    if version == "4":
-        return RwkvConfig(**sizes, rescale_every=0)
-    bonus = "time_first" if version == "5.0" else "time_faaaa"
-    return Rwkv5Config(**sizes, version=version, head_size=min(64, attention // 2), bonus_name=bonus)
+    head_size = min(64, attention // 2)
+    info = checkpoint_info(version, layers, hidden, head_size, rows, ffn_size=ffn, attention_size=attention)
+    return model_config(info, torch.float32)
 
 
-def new_blocks(config: PreTrainedConfig) -> RwkvModel:
+def new_blocks(version: str, config: PreTrainedConfig) -> RwkvModel:
     """Return a new model: matrices that write into the residual stream are zero, the others orthogonal."""
-    model = (Rwkv4Model if isinstance(config, RwkvConfig) else Rwkv5Model)(config)
-    for layer, block in enumerate(model.blocks):
+    model = base_model_class(VERSIONS[version])(config)
+    for layer, block in enumerate(blocks_of(model)):
         attention, ffn = block.attention, block.feed_forward
         nn.init.zeros_(attention.output.weight)
         nn.init.zeros_(ffn.value.weight)
@@ -49,6 +46,10 @@ def new_blocks(config: PreTrainedConfig) -> RwkvModel:
         attention.time_decay.data.copy_(decay_ladder(layer, attention.time_decay))
     nn.init.normal_(model.embeddings.weight, std=0.02)
     return model.float()
+
+
+def blocks_of(model: RwkvModel) -> list[RwkvBlock]:
+    return cast(list[RwkvBlock], list(model.blocks))  # an nn.ModuleList does not say of what
 
 
 def decay_ladder(layer: int, like: Tensor) -> Tensor:
@@ -90,14 +91,19 @@ class TrainedModel(nn.Module):
     """Blocks of the project, and the head described above.
 
     Args:
+        version: a key of :data:`helpers.checkpoints.versions.VERSIONS`.
         config: of a model with only the trained rows.
         counts: (rows,) how often each trained token occurs in the corpus; row 0 is the end of text.
         tied, unigram_bias: switch a trick off, to measure what it brings.
         head_rows: compute the softmax over so many rows a step; the rest is sampled, see :meth:`choose_rows`.
     """
 
+    constant: Tensor
+    common: Tensor
+
     def __init__(
         self,
+        version: str,
         config: PreTrainedConfig,
         counts: Tensor,
         tied: bool = True,
@@ -107,7 +113,7 @@ class TrainedModel(nn.Module):
     ):
         super().__init__()
         rows, hidden = config.vocab_size, config.hidden_size
-        self.model = new_blocks(config)
+        self.model = new_blocks(version, config)
         self.tied, self.head_rows, self.z_loss = tied, min(head_rows, rows), z_loss
         self.link = nn.Parameter(torch.eye(hidden))  # A
         self.delta = nn.Parameter(torch.zeros(rows, hidden))  # D
@@ -133,8 +139,9 @@ class TrainedModel(nn.Module):
     def hidden(self, ids: Tensor) -> Tensor:
         """Return the hidden states that the head reads, (B, T, D), for ids (B, T) of trained rows."""
         h = self.model.embeddings.weight.index_select(0, ids.flatten()).view(*ids.shape, -1)
-        h = self.model.blocks[0].pre_ln(h)
-        for block in self.model.blocks:
+        blocks = blocks_of(self.model)
+        h = blocks[0].pre_ln(h)
+        for block in blocks:
             h = self.run_block(block, h)
         return F.layer_norm(h, h.shape[-1:], *self.norm(), self.model.ln_out.eps)
 
@@ -200,6 +207,6 @@ def short(x: Tensor, bits: int) -> Tensor:
 def loaded_model(weights: dict[str, Tensor]) -> RwkvForCausalLM:
     """Return the project's model, in fp32 and evaluation mode, with the tensors of a checkpoint in BlinkDL's format."""
     info = describe(weights)
-    model = (Rwkv4ForCausalLM if info.version == "4" else Rwkv5ForCausalLM)(model_config(info, torch.float32))
+    model = language_model_class(info.row)(model_config(info, torch.float32))
     model.load_state_dict({hub_name(name): weight for name, weight in weights.items()})
     return model.float().eval()

@@ -3,8 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,40 +11,17 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..atomic import replaced_file
 from ..errors import InputError
-from ..vocab import VOCAB_SIZE, read_vocab
+from ..tokenizer.vocab import VOCAB_SIZE, read_vocab
 from .fast import COMPILING, fast_step
 from .model import TrainedModel, mini_config
-from .windows import INSERTED, ORDINARY, PADDING, REPEATED, WindowOptions, Windows
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """All that decides the result of a run. The defaults are the recipe of the shipped RWKV-5.0 checkpoint."""
-
-    version: str = "5.0"  # or "4", "5.1", "5.2"
-    layers: int = 14
-    hidden: int = 128  # D
-    attention: int = 128  # A
-    ffn: int = 512
-    windows: WindowOptions = field(default_factory=WindowOptions)
-    batch: int = 256  # windows a step
-    steps: int = 0  # how long to train: either so many steps,
-    minutes: float = 0.0  # or so many minutes of training
-    learning_rate: float = 3e-3
-    warmup: int = 150  # steps
-    cooldown: float = 0.4  # the last part of training, in which the learning rate falls to 2 %
-    repeated_weight: float = 3.0  # in the loss, of content words that the window has seen before
-    inserted_weight: float = 0.1  # of words that were put in, where they first occur
-    tied: bool = True
-    unigram_bias: bool = True
-    head_rows: int = 16384
-    table_bits: int = 5  # of the mantissa, kept in emb and head of the exported file; bf16 has 7
-    seed: int = 1
+from .options import TrainOptions
+from .windows import Kind, Windows
 
 
 @dataclass
-class Progress:
+class Position:
     """Where a run is; saved with the weights, so that a resumed run goes on with the same batches."""
 
     step: int = 0
@@ -54,13 +30,13 @@ class Progress:
     seconds: float = 0.0  # of training, without preparation and evaluation
 
 
-class Run:
+class TrainingRun:
     """A training run in a folder: ``log.jsonl``, ``state.pt`` to resume from, ``model.pth`` at the end."""
 
     def __init__(self, options: TrainOptions, windows: Windows, folder: str | Path, device: str = "cpu"):
         self.options, self.windows, self.folder = options, windows, Path(folder)
         self.device = torch.device(device)
-        self.progress = Progress()
+        self.position = Position()
         self.folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(options.seed)
         self.tokens, counts = trained_tokens(windows.epoch(0)[0])
@@ -69,11 +45,12 @@ class Run:
         self.row_of, self.counts = self.row_of.to(self.device), counts
         sizes = (options.layers, options.hidden, options.attention, options.ffn)
         config = mini_config(options.version, len(self.tokens), *sizes)
-        model = TrainedModel(config, counts, options.tied, options.unigram_bias, options.head_rows)
+        model = TrainedModel(options.version, config, counts, options.tied, options.unigram_bias, options.head_rows)
         self.model = model.to(self.device)
         self.optimizer = make_optimizer(self.model, options, self.device)
-        kinds = {PADDING: 0.0, ORDINARY: 1.0, INSERTED: options.inserted_weight, REPEATED: options.repeated_weight}
-        self.weight_of = torch.tensor([kinds[kind] for kind in range(len(kinds))], device=self.device)
+        weights = {Kind.PADDING: 0.0, Kind.ORDINARY: 1.0}
+        weights |= {Kind.INSERTED: options.inserted_weight, Kind.REPEATED: options.repeated_weight}
+        self.weight_of = torch.tensor([weights[kind] for kind in Kind], device=self.device)
         self.loaded: tuple[int, Tensor, Tensor] | None = None  # the epoch on the device
 
     # batches
@@ -81,29 +58,29 @@ class Run:
     def load_epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Return ids of trained rows (n, T + 1) int32 and kinds uint8 on the device, in the order of training."""
         if self.loaded is None or self.loaded[0] != epoch:
-            ids, kinds = self.windows.epoch(epoch)
-            if len(ids) < self.options.batch:
+            new_ids, new_kinds = self.windows.epoch(epoch)
+            if len(new_ids) < self.options.batch:
                 raise InputError(
-                    f"The corpus gives {len(ids)} windows, fewer than one batch of {self.options.batch}; "
+                    f"The corpus gives {len(new_ids)} windows, fewer than one batch of {self.options.batch}; "
                     "give a longer text or a smaller batch."
                 )
-            order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(self.options.seed + epoch))
+            order = torch.randperm(len(new_ids), generator=torch.Generator().manual_seed(self.options.seed + epoch))
             order = order.to(self.device)
-            ids = torch.from_numpy(ids.view(np.int16)).to(self.device)[order].int() & 0xFFFF
+            ids = torch.from_numpy(new_ids.view(np.int16)).to(self.device)[order].int() & 0xFFFF
             rows = self.row_of[ids]
             unknown = (rows == 0) & (ids != 0)  # a token that epoch 0 did not have: read as id 0, not learned
-            kinds = torch.from_numpy(kinds).to(self.device)[order].masked_fill(unknown, PADDING)
+            kinds = torch.from_numpy(new_kinds).to(self.device)[order].masked_fill(unknown, Kind.PADDING)
             self.loaded = epoch, rows, kinds
         return self.loaded[1:]
 
     def next_batch(self) -> tuple[Tensor, Tensor]:
         """Return ids (B, T + 1) int64 and kinds (B, T + 1) of the next batch; a last, smaller one is left out."""
-        ids, kinds = self.load_epoch(self.progress.epoch)
-        if self.progress.position + self.options.batch > len(ids):
-            self.progress.epoch, self.progress.position = self.progress.epoch + 1, 0
-            ids, kinds = self.load_epoch(self.progress.epoch)
-        part = slice(self.progress.position, self.progress.position + self.options.batch)
-        self.progress.position = part.stop
+        ids, kinds = self.load_epoch(self.position.epoch)
+        if self.position.position + self.options.batch > len(ids):
+            self.position.epoch, self.position.position = self.position.epoch + 1, 0
+            ids, kinds = self.load_epoch(self.position.epoch)
+        part = slice(self.position.position, self.position.position + self.options.batch)
+        self.position.position = part.stop
         return ids[part].long(), kinds[part]
 
     # one step
@@ -111,12 +88,12 @@ class Run:
     def fraction(self) -> float:
         """Return how much of the training is done."""
         if self.options.steps:
-            return self.progress.step / self.options.steps
-        return self.progress.seconds / (60 * self.options.minutes)
+            return self.position.step / self.options.steps
+        return self.position.seconds / (60 * self.options.minutes)
 
     def set_learning_rate(self) -> None:
         """Warm up, stay, and fall linearly to 2 %."""
-        warm = min(1.0, (self.progress.step + 1) / self.options.warmup)
+        warm = min(1.0, (self.position.step + 1) / self.options.warmup)
         cool = min(1.0, (1 - self.fraction()) / self.options.cooldown)
         for group in self.optimizer.param_groups:
             rate = group["full_rate"] * warm * (0.02 + 0.98 * max(0.0, cool))
@@ -134,7 +111,7 @@ class Run:
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        masks = torch.stack([(kinds == ORDINARY) | (kinds == REPEATED), kinds == REPEATED])
+        masks = torch.stack([(kinds == Kind.ORDINARY) | (kinds == Kind.REPEATED), kinds == Kind.REPEATED])
         return torch.cat([loss.detach()[None], (losses * masks).sum((1, 2)) / masks.sum((1, 2)).clamp(min=1)])
 
     # the whole run
@@ -146,47 +123,38 @@ class Run:
             save_every: steps between two saved states; 0 saves none.
             stop_after: stop after this step, as if the process were killed there.
         """
-        state = self.progress
-        with ExitStack() as stack:
-            bar = stack.enter_context(tqdm(total=100, unit="%", disable=not progress))
-            step = stack.enter_context(fast_step(self))
-            running = torch.zeros(3, device=self.device)
-            made, marks, lines, last = 0, 0, int(self.fraction() * 100), time.monotonic()
+        percent = self.percent()
+        with tqdm(total=100, unit="%", disable=not progress) as bar, fast_step(self) as step:
+            clock, losses = Clock(self.position, self.device), MeanLosses(self.device)
             while self.fraction() < 1:
                 self.set_learning_rate()
-                running += step(*self.next_batch())
-                state.step, made, marks = state.step + 1, made + 1, marks + 1
-                if made == COMPILING or state.step % 20 == 0 or int(self.fraction() * 100) > lines:
-                    self.synchronize()
-                    now = time.monotonic()
-                    state.seconds += now - last if made > COMPILING else 0.0
-                    last = now
-                due = int(self.fraction() * 100) > lines
-                if due:
-                    lines = int(self.fraction() * 100)
-                    yield self.log(bar, (running / marks).tolist())
-                    running.zero_()
-                    marks = 0
-                if save_every and state.step % save_every == 0:
+                losses.add(step(*self.next_batch()))
+                self.position.step += 1
+                saving = save_every > 0 and self.position.step % save_every == 0
+                clock.count_step(look=saving or self.percent() > percent)
+                logging = self.percent() > percent
+                if logging:
+                    percent = self.percent()
+                    yield self.log(bar, losses.take())
+                if saving:
                     self.save()
-                if state.step == stop_after:
+                if self.position.step == stop_after:
                     return
-                if due:
-                    last = time.monotonic()  # what the caller did with the line is no training
+                if logging or saving:
+                    clock.restart()
 
-    def synchronize(self) -> None:
-        """Wait until the device has done what it was told."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+    def percent(self) -> int:
+        return int(100 * self.fraction())
 
     def log(self, bar: tqdm, means: list[float]) -> dict:
+        """Write a line of the log, and return it."""
         names = ("loss", "cross_entropy", "repeated_cross_entropy")
-        tokens = self.progress.step * self.options.batch * self.options.windows.length
-        line = {"step": self.progress.step, "tokens": tokens, "seconds": round(self.progress.seconds, 1)}
+        tokens = self.position.step * self.options.batch * self.options.windows.length
+        line = {"step": self.position.step, "tokens": tokens, "seconds": round(self.position.seconds, 1)}
         line |= {name: round(mean, 4) for name, mean in zip(names, means, strict=True)}
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        bar.update(min(100, int(self.fraction() * 100)) - bar.n)
+        bar.update(min(100, self.percent()) - bar.n)
         bar.set_postfix(loss=line["loss"], tokens=f"{tokens / 1e6:.1f}M")
         return line
 
@@ -194,16 +162,15 @@ class Run:
         """Write all that :meth:`resume` needs; a kill in the middle leaves the state before."""
         state = {
             "options": json.dumps(asdict(self.options)),
-            "progress": asdict(self.progress),
+            "position": asdict(self.position),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
         }
         if self.device.type == "cuda":
             state["cuda_random"] = torch.cuda.get_rng_state()
-        partial = self.folder / "state.partial"
-        torch.save(state, partial)
-        partial.replace(self.folder / "state.pt")
+        with replaced_file(self.folder / "state.pt") as partial:
+            torch.save(state, partial)
 
     def resume(self) -> bool:
         """Go on where the saved state stopped; return whether there was one.
@@ -219,7 +186,7 @@ class Run:
             raise InputError(f"{path} was saved by a run with other options; give another folder, or remove it.")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**state["progress"])
+        self.position = Position(**state["position"])
         torch.set_rng_state(state["random"].cpu())
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_random"].cpu())
@@ -231,10 +198,50 @@ class Run:
 
     def export(self) -> Path:
         """Write ``model.pth`` and return its path."""
-        partial, path = self.folder / "model.partial", self.folder / "model.pth"
-        torch.save(self.weights(), partial)
-        partial.replace(path)
+        path = self.folder / "model.pth"
+        with replaced_file(path) as partial:
+            torch.save(self.weights(), partial)
         return path
+
+
+class Clock:
+    """Adds up the seconds of training: without those of compilation, and of what is done between two steps."""
+
+    def __init__(self, position: Position, device: torch.device):
+        self.position, self.device = position, device
+        self.steps = 0  # of this process
+        self.restart()
+
+    def restart(self) -> None:
+        self.last = time.monotonic()
+
+    def count_step(self, look: bool) -> None:
+        """Count a step. Looking at the clock waits for the device, so it is done seldom, or when ``look`` asks."""
+        self.steps += 1
+        if look or self.steps == COMPILING or self.position.step % 20 == 0:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            now = time.monotonic()
+            self.position.seconds += now - self.last if self.steps > COMPILING else 0.0
+            self.last = now
+
+
+class MeanLosses:
+    """The means of what the steps returned, kept on the device until they are asked for."""
+
+    def __init__(self, device: torch.device):
+        self.total, self.steps = torch.zeros(3, device=device), 0
+
+    def add(self, losses: Tensor) -> None:
+        self.total += losses
+        self.steps += 1
+
+    def take(self) -> list[float]:
+        """Return the means since the last call."""
+        means = (self.total / self.steps).tolist()
+        self.total.zero_()
+        self.steps = 0
+        return means
 
 
 def trained_tokens(ids: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ to ``SHARDS`` parts of about equal size. One epoch of one shard is one pair of f
 processes while the training runs::
 
     ids-0003-17.npy    (n, T + 1) uint16   token ids of epoch 3, shard 17
-    kinds-0003-17.npy  (n, T + 1) uint8    what the loss does with each token: see PADDING to REPEATED
+    kinds-0003-17.npy  (n, T + 1) uint8    what the loss does with each token: see PADDING to Kind.REPEATED
 
 The same seed gives the same files, whatever the number of processes.
 """
@@ -19,33 +19,33 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from enum import IntEnum
 from functools import cached_property
+from multiprocessing.pool import AsyncResult, Pool
 from pathlib import Path
 
 import numpy as np
 
+from ..atomic import replaced_file
 from ..errors import InputError
-from ..fast_tokenizer import build_fast_tokenizer
-from ..vocab import read_vocab
+from ..tokenizer.fast import build_fast_tokenizer
+from ..tokenizer.vocab import read_vocab
 from .augment import WORD, Augmenter, Lexicon, build_lexicon
+from .options import WindowOptions
 
 SHARDS = 32
-PIECE = 400_000  # characters of a document that stay together
+CHARACTERS_TOGETHER = 400_000  # of a document
 SENTENCE_END = re.compile(r"[.!?][\"')]*\s+(?=[\"'(A-Z])|\n\n")
 DOCUMENT_MARK = "<|doc|>"
-PADDING, ORDINARY, INSERTED, REPEATED = range(
-    4
-)  # kinds; INSERTED: the first time a put-in word occurs, nobody can know it
 
 
-@dataclass(frozen=True)
-class WindowOptions:
-    """How windows are made."""
+class Kind(IntEnum):
+    """What a token is to the loss."""
 
-    length: int = 256  # T
-    rename: bool = True
-    styles: bool = True
-    seed: int = 1
+    PADDING = 0
+    ORDINARY = 1
+    INSERTED = 2  # the first time that a put-in word occurs, which nothing announces
+    REPEATED = 3  # a content word that the window has had before
 
 
 def read_corpus(path: str | Path) -> list[str]:
@@ -66,7 +66,11 @@ def read_corpus(path: str | Path) -> list[str]:
 
 def deal(documents: list[str]) -> list[list[str]]:
     """Deal pieces of documents out to shards of about equal size; the same documents give the same shards."""
-    pieces = [doc[start : start + PIECE] for doc in documents for start in range(0, len(doc), PIECE)]
+    pieces = [
+        doc[start : start + CHARACTERS_TOGETHER]
+        for doc in documents
+        for start in range(0, len(doc), CHARACTERS_TOGETHER)
+    ]
     shards: list[list[str]] = [[] for _ in range(SHARDS)]
     sizes = [0] * SHARDS
     for piece in sorted(pieces, key=len, reverse=True):
@@ -96,8 +100,8 @@ class WindowMaker:
             empty = np.zeros((0, self.options.length + 1))
             return empty.astype(np.uint16), empty.astype(np.uint8)
         ids, kinds = (np.stack(column) for column in zip(*rows, strict=True))
-        again = seen_before(ids) & self.content[ids] & (kinds == ORDINARY)
-        return ids, np.where(again, REPEATED, kinds).astype(np.uint8)
+        again = seen_before(ids) & self.content[ids] & (kinds == Kind.ORDINARY)
+        return ids, np.where(again, Kind.REPEATED, kinds).astype(np.uint8)
 
     def windows(self, text: str, rng: random.Random) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield windows that begin at sentences, one behind the other, from a random start."""
@@ -118,14 +122,14 @@ class WindowMaker:
         size = self.options.length + 1
         offset = 1 if rng.random() < 0.3 else 0
         tokens = encoding.ids[: size - offset]
-        ids, kinds = np.zeros(size, dtype=np.uint16), np.full(size, PADDING, dtype=np.uint8)
+        ids, kinds = np.zeros(size, dtype=np.uint16), np.full(size, Kind.PADDING, dtype=np.uint8)
         ids[offset : offset + len(tokens)] = tokens
-        kinds[: offset + len(tokens)] = ORDINARY
+        kinds[: offset + len(tokens)] = Kind.ORDINARY
         for word in inserted:
             found = re.search(rf"\b{word}\b", passage)
             if found:
                 first, last = (encoding.char_to_token(i) for i in (found.start(), found.end() - 1))
-                kinds[offset + first : min(offset + last + 1, offset + len(tokens))] = INSERTED
+                kinds[offset + first : min(offset + last + 1, offset + len(tokens))] = Kind.INSERTED
         return ids, kinds
 
 
@@ -162,10 +166,8 @@ class ShardWriter:
             return
         arrays = self.maker.shard(self.shards[shard], epoch, shard)
         for path, array in zip(paths, arrays, strict=True):
-            partial = path.with_suffix(f".{os.getpid()}.partial")
-            with open(partial, "wb") as file:
+            with replaced_file(path) as partial, open(partial, "wb") as file:
                 np.save(file, array)
-            partial.replace(path)
 
 
 def _start_worker(writer: ShardWriter) -> None:
@@ -195,7 +197,9 @@ class Windows:
     """
 
     def __init__(self, corpus: str | Path, folder: str | Path, options: WindowOptions, processes: int = 0):
-        self.folder, self.pool, self.pending = Path(folder), None, {}
+        self.folder = Path(folder)
+        self.pool: Pool | None = None
+        self.pending: dict[int, AsyncResult] = {}
         shards = deal(read_corpus(corpus))
         remember_options(self.folder, options, sum(len(piece) for shard in shards for piece in shard))
         if processes:

@@ -2,7 +2,7 @@
 
 The chunked forms of ``hub_code`` write tables of T x C numbers a channel to memory; here they stay on the chip.
 Texts start with an empty state, and the final state is not returned: that is all that training needs.
-:func:`helpers.training.fast.use_kernels` puts them in the place of the models' own functions.
+:func:`helpers.training.fast.use_kernel` puts them in the place of the models' own functions.
 
 The gradients follow from the definitions in ``modeling_rwkv4.py`` and ``modeling_rwkv5.py``; tests compare both with
 autograd through those. Triton's interpreter (``TRITON_INTERPRET=1``) runs them without a GPU.

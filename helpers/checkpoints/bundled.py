@@ -1,0 +1,39 @@
+"""The trained checkpoints that the project carries, packed in ``data/``."""
+
+import lzma
+import shutil
+from pathlib import Path
+
+from ..atomic import replaced_file
+from ..errors import InputError
+from ..paths import BUILD, DATA, shown
+from .files import sha256
+
+BUNDLED_SHA256 = {
+    "rwkv5-world-mini": "022652c7b08da23e1bba4691a59a2b6ee8551eee3cab96df6ccd97c13aedb716",
+    "rwkv4-world-mini": "b796af955d44ee5ce3872abb2bdead7c025f2d686dd541cf55cb724a025a574c",
+}
+
+
+def bundled_checkpoint(name: str = "rwkv5-world-mini") -> Path:
+    """Return the path of a checkpoint that the project carries, unpacked from ``data/`` into ``build/`` when needed.
+
+    Raises:
+        InputError: no such checkpoint, or its contents do not have the recorded SHA-256.
+    """
+    if name not in BUNDLED_SHA256:
+        raise InputError(f"There is no bundled checkpoint {name!r}; choose one of {', '.join(BUNDLED_SHA256)}.")
+    path = BUILD / "checkpoints" / f"{name}.pth"
+    if path.exists() and sha256(path) == BUNDLED_SHA256[name]:
+        return path
+    packed = DATA / f"{name}.pth.xz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_file(path) as partial:  # two processes may unpack at once
+        try:
+            with lzma.open(packed) as source, open(partial, "wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+        except (OSError, EOFError, lzma.LZMAError) as error:
+            raise InputError(f"Cannot unpack {shown(packed)}: {error}; run git checkout -- data.") from None
+        if sha256(partial) != BUNDLED_SHA256[name]:
+            raise InputError(f"{shown(packed)} is not the file that was published; run git checkout -- data.")
+    return path

@@ -1,0 +1,59 @@
+"""The independent reference: BlinkDL's own inference code, the ``rwkv`` package."""
+
+import gc
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..atomic import replaced_file
+from ..paths import BUILD
+from .files import load_checkpoint, sha256
+
+
+def fp32_copy(path: str | Path, out_dir: Path = BUILD / "fp32") -> Path:
+    """Return an fp32 copy of a checkpoint, made once in ``out_dir``, or the file itself if it is in fp32.
+
+    The package normalizes the embedding with ln0 *in the file's dtype*. For a bf16 file that rounding alone moves
+    logits by up to 1e-2, so a comparison of mathematics has to start from an fp32 file. The values are the same.
+    """
+    weights = load_checkpoint(path)
+    if Path(path).suffix == ".pth" and all(weight.dtype == torch.float32 for weight in weights.values()):
+        return Path(path)
+    out = out_dir / f"{Path(path).stem}-{sha256(Path(path))[:12]}.pth"
+    if not out.exists():
+        out_dir.mkdir(parents=True, exist_ok=True)
+        with replaced_file(out) as partial:
+            torch.save({name: weight.float() for name, weight in weights.items()}, partial)
+    return out
+
+
+def load_oracle(path: str | Path, strategy: str = "cpu fp32") -> Any:
+    """Return ``rwkv.model.RWKV`` for a ``.pth`` file.
+
+    ``oracle.forward(ids, state, full_output)`` gives logits (T, V) or (V,) in fp32, and the state.
+    """
+    load_checkpoint(path)  # our clear errors instead of the package's
+    os.environ["RWKV_JIT_ON"] = "1"
+    os.environ["RWKV_CUDA_ON"] = "0"
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    from rwkv.model import RWKV  # reads the two variables above, and turns TF32 on for the whole process
+
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+    gc.freeze()  # it collects garbage after each block, and need not look for it in tokenizers with 65,536 tokens
+    try:
+        return RWKV(model=str(path), strategy=strategy, verbose=False)
+    finally:
+        gc.unfreeze()
+
+
+def oracle_state(state: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the package's state in the layout of ``rwkv_common``, with a batch of one."""
+    if len(state[1].shape) == 1:  # RWKV-4: five tensors a block
+        time_shift, channel_shift = state[0::5], state[4::5]
+        wkv = [torch.stack(parts) for parts in zip(state[1::5], state[2::5], state[3::5], strict=True)]
+    else:
+        time_shift, wkv, channel_shift = state[0::3], state[1::3], state[2::3]
+    return torch.stack(time_shift)[None], torch.stack(wkv)[None], torch.stack(channel_shift)[None]

@@ -1,0 +1,116 @@
+"""Convert a ``.pth`` checkpoint into a complete Hugging Face model directory, one tensor at a time.
+
+No tensor is transposed, merged or split: only names change. So memory does not grow with the model, every tensor of the
+source is used exactly once, and the way back is the same table read in the other direction.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from ..atomic import new_directory, refuse_existing
+from ..checkpoints.files import load_checkpoint
+from ..checkpoints.format import describe
+from ..checkpoints.versions import CheckpointInfo
+from ..errors import InputError
+from ..tokenizer.fast import save_tokenizers
+from .configuration import code_files, model_config
+from .model_card import model_card
+from .weights import parse_size, total_bytes, write_weights
+
+TOKENIZER_BYTES = 3 * 10**6  # both tokenizers and the code
+SHARD_LIMIT = "5GB"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a model directory is made from.
+
+    Args:
+        path: the file or directory that the tensors come from, for messages and for the model card.
+        weights: tensors by their names in the checkpoint.
+    """
+
+    path: Path
+    weights: dict[str, Tensor]
+    info: CheckpointInfo
+
+    @classmethod
+    def checkpoint(cls, path: Path) -> "Source":
+        """Open a ``.pth`` file.
+
+        Raises:
+            InputError: it is unusable, see :mod:`helpers.checkpoints`.
+        """
+        weights = load_checkpoint(path)
+        return cls(path, weights, describe(weights, str(path)))
+
+
+def convert(
+    checkpoint: str | Path,
+    out_dir: str | Path,
+    dtype: torch.dtype | None = None,
+    max_shard_size: str = SHARD_LIMIT,
+    progress: bool = True,
+) -> Path:
+    """Convert ``checkpoint`` (.pth) into the new directory ``out_dir`` and return it.
+
+    Args:
+        dtype: of the written tensors; by default each keeps its own.
+        max_shard_size: a weights file holds at most this much, unless a single tensor is larger.
+        progress: show a bar, in bytes.
+
+    Raises:
+        InputError: the checkpoint is unusable (see :mod:`helpers.checkpoints`), has a number that is not finite or two
+            tensors in the same memory, or ``out_dir`` is not empty. Nothing appears under ``out_dir`` then.
+    """
+    checkpoint, out_dir = Path(checkpoint), Path(out_dir)
+    refuse_existing(out_dir)
+    source = Source.checkpoint(checkpoint)
+    limit = parse_size(max_shard_size)
+    with new_directory(out_dir) as folder:
+        write_model(folder, source, dtype, limit, progress=progress)
+    return out_dir
+
+
+def write_model(
+    folder: Path,
+    source: Source,
+    dtype: torch.dtype | None,
+    shard_limit: int,
+    context_length: int = 4096,
+    progress: bool = True,
+) -> None:
+    """Write everything that a model directory holds into ``folder``.
+
+    Args:
+        dtype: of the written tensors; None keeps each its own.
+        shard_limit: bytes.
+
+    Raises:
+        InputError: two tensors share memory, a number is not finite, or the disk has too little room.
+    """
+    info = source.info
+    refuse_small_disk(folder, total_bytes(source.weights, dtype) + TOKENIZER_BYTES)
+    write_weights(folder, source.weights, dtype, shard_limit, source.path, progress)
+    model_config(info, dtype or info.main_dtype, context_length).save_pretrained(folder)
+    special_ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    GenerationConfig(**special_ids).save_pretrained(folder)  # type: ignore[no-untyped-call]  # transformers lacks types
+    save_tokenizers(folder)
+    for file in code_files(info.row):
+        shutil.copy(file, folder)
+    (folder / "README.md").write_text(model_card(info, source.path.name, dtype), encoding="utf-8")
+
+
+def refuse_small_disk(folder: Path, needed: int) -> None:
+    """Raise InputError if it is certain before the start that ``needed`` bytes do not fit."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"The disk of {folder.parent} has {free / 1e9:.2f} GB free, and {needed / 1e9:.2f} GB are needed; "
+            "make room, or write elsewhere."
+        )

@@ -1,0 +1,28 @@
+"""The way back: a converted directory as a ``.pth`` file in BlinkDL's format, equal to the original bit for bit."""
+
+from pathlib import Path
+
+import torch
+
+from ..atomic import new_file, refuse_existing
+from ..errors import InputError
+from .reading import load_converted
+
+
+def export(folder: str | Path, out: str | Path) -> Path:
+    """Write the weights of a converted directory to the new file ``out`` and return it.
+
+    Names, order, shapes and dtypes are those of the checkpoint that was converted. The ``rwkv`` package loads the file.
+
+    Raises:
+        InputError: ``folder`` is no converted model, ``out`` exists, or the disk is full. Then there is no ``out``.
+    """
+    out = Path(out)
+    refuse_existing(out)
+    weights, _ = load_converted(folder)
+    with new_file(out) as partial:
+        try:
+            torch.save(weights, partial)  # tensor by tensor: the weights are memory-mapped
+        except RuntimeError:
+            raise InputError(f"Cannot write {out}: the disk may be full; nothing was left there.") from None
+    return out

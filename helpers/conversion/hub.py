@@ -1,0 +1,116 @@
+"""The Hugging Face Hub: download BlinkDL's checkpoints, upload converted directories."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.file_download import HfFileMetadata, http_get, repo_folder_name
+from huggingface_hub.utils import build_hf_headers, filter_repo_objects, httpx, validate_repo_id
+
+from ..atomic import locked
+from ..checkpoints.files import sha256
+from ..errors import InputError
+from .reading import weight_files
+
+NOT_UPLOADED = [".*", "*/.*", "__pycache__/*", "*/__pycache__/*"]
+
+
+def download_checkpoint(repo_id: str, file_name: str, revision: str | None = None) -> Path:
+    """Download one file from the Hub into Hugging Face's cache, or find it there, and return its path.
+
+    A download that broke off, even by the end of the process, is resumed where it stopped; ``hf_hub_download`` of
+    huggingface_hub 2.4 begins again. The price is plain HTTP, without the parallel chunks of the Hub's Xet storage. The
+    file gets its name only after its SHA-256 has been compared with the one that the Hub announces.
+
+    Raises:
+        InputError: no network and no copy in the cache, no such repository, revision or file, or a damaged download.
+    """
+    where = f"{file_name} of {repo_id}" + (f" at {revision}" if revision else "")
+    with clear_errors(f"download {where}"):
+        try:
+            url = hf_hub_url(repo_id, file_name, revision=revision)
+            metadata = get_hf_file_metadata(url)
+        except (httpx.TransportError, OfflineModeIsEnabled):
+            metadata = None
+        if metadata and re.fullmatch(r"[0-9a-f]{64}", metadata.etag or ""):  # a large file: the tag is its SHA-256
+            fetch(metadata, url, repo_id, where)
+        return Path(hf_hub_download(repo_id, file_name, revision=revision, local_files_only=metadata is None))
+
+
+def fetch(metadata: HfFileMetadata, url: str, repo_id: str, where: str) -> None:
+    """Put a large file into the cache, under its SHA-256 as the cache keeps it, unless it is there already.
+
+    Raises:
+        InputError: another process is downloading it, or it arrived damaged.
+    """
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type="model") / "blobs"
+    assert metadata.etag is not None  # it is the SHA-256
+    blob = folder / metadata.etag
+    if blob.exists():
+        return
+    with locked(folder / f"{metadata.etag}.partial", Path(where)):
+        partial = folder / f"{metadata.etag}.partial" / "data"
+        with open(partial, "ab") as file:
+            http_get(url, file, resume_size=file.tell(), headers=build_hf_headers(), expected_size=metadata.size)
+        if sha256(partial) != metadata.etag:
+            partial.unlink()
+            raise InputError(f"{where} arrived damaged: its SHA-256 is not the announced one; run the command again.")
+        partial.replace(blob)
+        partial.parent.rmdir()
+
+
+@contextmanager
+def clear_errors(what: str) -> Iterator[None]:
+    """Turn what the Hub or the network may raise into one sentence."""
+    try:
+        yield
+    except OfflineModeIsEnabled:
+        raise InputError(f"Cannot {what}: the network is switched off by HF_HUB_OFFLINE; unset it first.") from None
+    except LocalEntryNotFoundError:
+        raise InputError(
+            f"Cannot {what}: the Hub cannot be reached, and there is no copy in the cache; "
+            "connect to the network, or download the file elsewhere and give its path."
+        ) from None
+    except (HfHubHTTPError, HFValidationError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = next((line for line in lines if not re.match(r"\d{3} |Client error|Server error", line)), lines[0])
+        raise InputError(f"Cannot {what}: {reason.rstrip('.')}; check the names, and log in if need be.") from None
+    except (httpx.HTTPError, OSError) as error:
+        raise InputError(f"Cannot {what}: {error}; check the network and the disk, and try again.") from None
+
+
+def files_to_push(folder: Path) -> list[Path]:
+    """Return the files of a converted directory that belong on the Hub: all but hidden ones.
+
+    Raises:
+        InputError: ``folder`` is no converted directory.
+    """
+    weight_files(folder)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} is not a converted model: it has no config.json; give a directory made by convert.")
+    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+    return [folder / name for name in filter_repo_objects(names, ignore_patterns=NOT_UPLOADED)]
+
+
+def push(folder: Path, repo_id: str, private: bool = False, dry_run: bool = False) -> list[Path]:
+    """Upload a converted directory to ``repo_id``, creating the repository if needed, and return the files.
+
+    Raises:
+        InputError: ``folder`` is no converted directory, there is no network, the Hub refuses, or ``private`` is wanted
+            and the repository is there already and public.
+    """
+    files = files_to_push(folder)
+    with clear_errors(f"upload to {repo_id}"):
+        validate_repo_id(repo_id)
+        if dry_run:
+            return files
+        api = HfApi()
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if private and not api.model_info(repo_id).private:
+            raise InputError(f"{repo_id} exists and is public; make it private first, or give another name.")
+        message = "Upload converted RWKV model"
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message, ignore_patterns=NOT_UPLOADED)
+    return files

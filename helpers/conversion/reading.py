@@ -1,0 +1,66 @@
+"""Read the weights of a converted directory, of today or of an older converter, under the names of the checkpoint."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..checkpoints.files import load_checkpoint
+from ..checkpoints.format import describe
+from ..checkpoints.names import hub_name, pth_name
+from ..checkpoints.versions import CheckpointInfo
+from ..errors import InputError
+
+WHOLE = ("model.safetensors", "pytorch_model.bin")  # in the order in which transformers looks for them
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold the weights of a model directory: one, or the shards that an index names.
+
+    Raises:
+        InputError: there are no weights, the index is not readable, or a file that it names is missing.
+    """
+    for name in WHOLE:
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            try:
+                names = list(dict.fromkeys(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+                files = [folder / Path(name).name for name in names]  # a plain name: nothing outside of the folder
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise InputError(f"{index} is not an index of weights; get the file again.") from None
+            missing = [file.name for file in files if not file.is_file()]
+            if missing:
+                raise InputError(f"{folder} has no {missing[0]}, which its index names; get that file.")
+            return files
+    raise InputError(f"{folder} is not a converted model: it has no {WHOLE[0]}; give a directory made by convert.")
+
+
+def load_converted(folder: str | Path) -> tuple[dict[str, Tensor], CheckpointInfo]:
+    """Return the tensors of a converted directory by the names of the checkpoint, memory-mapped, and what they are.
+
+    Raises:
+        InputError: there are no weights, or a file is damaged, or they are not those of a supported RWKV model.
+    """
+    folder = Path(folder)
+    weights: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        for name, weight in load_weights(file).items():
+            old_name = pth_name(name)
+            if hub_name(old_name) != name or old_name in weights:
+                raise InputError(f"{file}: {name} is not a tensor of a converted RWKV model, or is there twice.")
+            weights[old_name] = weight
+    return weights, describe(weights, str(folder))
+
+
+def load_weights(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of one weights file, in the order in which they stand there."""
+    if file.suffix != ".safetensors":
+        return load_checkpoint(file)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.offset_keys()}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file} is not a safetensors file, or is damaged ({error}); get it again.") from None

@@ -1,0 +1,144 @@
+"""Write tensors as safetensors files, one piece after the other: checked, cast, and split into shards.
+
+``safetensors.torch.save_file`` would do for a single file, in as little memory. But it sorts the tensors, so that the
+order of the checkpoint is lost, and it neither checks nor casts; here all of that is one pass over the numbers. For the
+same reason shards are planned here: ``huggingface_hub`` moves a tensor that is larger than the limit out of its place.
+"""
+
+import json
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..checkpoints.files import is_finite, pieces
+from ..checkpoints.names import hub_name
+from ..errors import InputError
+
+SAFETENSORS_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+Weights = dict[str, Tensor]
+
+
+def write_weights(
+    folder: Path, weights: Weights, dtype: torch.dtype | None, limit: int, source: Path, progress: bool = True
+) -> None:
+    """Write the weights files of a model directory, and their index if there is more than one.
+
+    Args:
+        weights: tensors by their names in the checkpoint; each is read once, in order.
+        dtype: of the written tensors; None keeps each its own.
+        limit: bytes in a file, unless a single tensor is larger.
+        source: where the tensors come from, for messages.
+        progress: show a bar, in bytes.
+
+    Raises:
+        InputError: two tensors share memory, or a number is not finite, or too large for ``dtype``.
+    """
+    refuse_shared_memory(weights, source)
+    shards = plan_shards(weights, dtype, limit)
+    total = total_bytes(weights, dtype)
+    index: dict[str, str] = {}
+    with tqdm(total=total, unit="B", unit_scale=True, desc="weights", disable=not progress) as bar:
+        writer = WeightsWriter(dtype, source, bar)
+        for number, names in enumerate(shards, start=1):
+            only = len(shards) == 1
+            file = "model.safetensors" if only else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            writer.write(folder / file, {name: weights[name] for name in names})
+            index |= {hub_name(name): file for name in names}
+    if len(shards) > 1:
+        content = {"metadata": {"total_size": total}, "weight_map": index}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def refuse_shared_memory(weights: Weights, source: Path) -> None:
+    """Raise InputError if two tensors are views of the same memory, which safetensors cannot express."""
+    owners: dict[int, str] = {}
+    for name, weight in weights.items():
+        other = owners.setdefault(weight.untyped_storage().data_ptr(), name)
+        if other != name:
+            raise InputError(f"{source}: {other} and {name} share memory; save the checkpoint with clones of both.")
+
+
+def parse_size(text: str) -> int:
+    """Return the number of bytes of a size such as ``5GB``, ``200MB`` or ``1000``."""
+    match = re.fullmatch(r"(\d+)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
+    if not match or int(match[1]) == 0:
+        raise InputError(f"The shard size {text!r} is not a size; write for example 5GB or 200MB.")
+    return int(match[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[match[2].upper()]
+
+
+def size_of(weight: Tensor, dtype: torch.dtype | None) -> int:
+    """Return the bytes that a tensor takes when it is written with ``dtype``."""
+    return weight.numel() * (dtype or weight.dtype).itemsize
+
+
+def total_bytes(weights: Weights, dtype: torch.dtype | None) -> int:
+    return sum(size_of(weight, dtype) for weight in weights.values())
+
+
+def plan_shards(weights: Weights, dtype: torch.dtype | None, limit: int) -> list[list[str]]:
+    """Split the names, in their order, into files of at most ``limit`` bytes."""
+    shards: list[list[str]] = [[]]
+    used = 0
+    for name, weight in weights.items():
+        size = size_of(weight, dtype)
+        if shards[-1] and used + size > limit:
+            shards.append([])
+            used = 0
+        shards[-1].append(name)
+        used += size
+    return shards
+
+
+@dataclass(frozen=True)
+class WeightsWriter:
+    """Writes safetensors files of one model, tensor by tensor.
+
+    Format: 8 bytes with the header's length, a JSON header with dtype, shape and offsets, then the numbers; see the
+    README of huggingface/safetensors.
+    """
+
+    dtype: torch.dtype | None
+    source: Path
+    bar: "tqdm[NoReturn]"
+
+    def write(self, path: Path, weights: Weights) -> None:
+        """Write one file."""
+        header = self.header(weights)
+        with open(path, "wb") as file:
+            file.write(struct.pack("<Q", len(header)) + header)
+            for name, weight in weights.items():
+                for piece in pieces(weight):
+                    data = self.prepare(name, piece)
+                    file.write(data)
+                    self.bar.update(data.nbytes)
+
+    def header(self, weights: Weights) -> bytes:
+        """Return the JSON header."""
+        entries: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
+        offset = 0
+        for name, weight in weights.items():
+            end = offset + size_of(weight, self.dtype)
+            kind = SAFETENSORS_DTYPES[self.dtype or weight.dtype]
+            entries[hub_name(name)] = {"dtype": kind, "shape": list(weight.shape), "data_offsets": [offset, end]}
+            offset = end
+        text = json.dumps(entries).encode()
+        return text + b" " * (-len(text) % 8)  # the numbers start at a multiple of 8
+
+    def prepare(self, name: str, piece: Tensor) -> memoryview:
+        """Return the bytes of a piece, in the dtype that is wanted.
+
+        Raises:
+            InputError: a number is not finite, or too large for the dtype.
+        """
+        if not is_finite(piece):
+            raise InputError(f"{self.source}: {name} has numbers that are not finite; get an intact checkpoint.")
+        data = piece.to(self.dtype or piece.dtype)
+        if data.dtype != piece.dtype and not is_finite(data):
+            raise InputError(f"{self.source}: {name} has numbers too large for {data.dtype}; choose another --dtype.")
+        return data.view(torch.uint8).numpy().data

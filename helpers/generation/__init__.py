@@ -1,0 +1,10 @@
+"""Let a model write: choose tokens, in the prompt formats of the World models, in a chat, and over HTTP.
+
+:mod:`.sampling` is the loop that hands out each token, :mod:`.prompts` the formats, :mod:`.chat` a conversation with
+the state as its memory, and :mod:`.serve` a server for clients of OpenAI's API.
+"""
+
+import lazy_loader
+
+# the public names are listed in __init__.pyi; each is imported when it is first used
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,50 @@
+from .comparison import compare_paired, report
+from .passages import PREFIXES, SAMPLE, Document, check_vocabulary, encode, hash_texts, read_texts
+from .protocol import (
+    Result,
+    collect,
+    compare_results,
+    default_batch_tokens,
+    encode_world,
+    plan_batches,
+    running_line,
+    score_batch,
+    score_converted,
+    score_original,
+    score_targets,
+    score_with_oracle,
+    summarize,
+)
+from .results import Header, read_complete, read_results, write_results
+from .run import RunOptions, evaluate
+
+__all__ = [
+    "PREFIXES",
+    "SAMPLE",
+    "Document",
+    "Header",
+    "Result",
+    "RunOptions",
+    "check_vocabulary",
+    "collect",
+    "compare_paired",
+    "compare_results",
+    "default_batch_tokens",
+    "encode",
+    "encode_world",
+    "evaluate",
+    "hash_texts",
+    "plan_batches",
+    "read_complete",
+    "read_results",
+    "read_texts",
+    "report",
+    "running_line",
+    "score_batch",
+    "score_converted",
+    "score_original",
+    "score_targets",
+    "score_with_oracle",
+    "summarize",
+    "write_results",
+]

@@ -1,0 +1,200 @@
+"""Look into RWKV-5 models: how a block is built, how long heads remember, what a state holds, what reads what."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from ..hub_code.modeling_rwkv5 import wkv5_mask, wkv5_scores
+from ..proof.parity import Parity
+from .plotting import BLUE, GREEN, GREY, ORANGE, RED, SKY, new_figure
+
+
+def half_lives(model) -> list[Tensor]:
+    """Return for each block of an RWKV-5 model after how many tokens half of an entry of S is left: (H, 1) or (H, N).
+
+    ``w^t = 1/2`` gives ``t = ln 2 / -log w``.
+    """
+    with torch.no_grad():
+        return [math.log(2) / -block.attention.log_decay_and_bonus()[0] for block in model.rwkv.blocks]
+
+
+@torch.no_grad()
+def watch_state(model, ids: Tensor) -> Tensor:
+    """Read ids (T,) one by one, and return the WKV state after each: (T, L, H, N, N)."""
+    state, states = None, []
+    for index in ids:
+        state = model(index.view(1, 1), state=state, use_cache=True).state
+        states.append(state[1][0])
+    return torch.stack(states)
+
+
+@torch.no_grad()
+def reading_scores(model, ids: Tensor, layer: int) -> Tensor:
+    """Return how strongly each token i reads the value of token j in one block, (H, T, T): r_i k_j, decayed.
+
+    It is what the attention matrix is to a transformer, but without softmax: scores can be negative.
+    """
+    time_mix, seen, names = model.rwkv.blocks[layer].attention, {}, ("receptance", "key")
+    hooks = [
+        getattr(time_mix, name).register_forward_hook(lambda _, __, output, name=name: seen.update({name: output}))
+        for name in names
+    ]
+    try:
+        model(ids[None], use_cache=False, logits_to_keep=1)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    tokens = len(ids)
+    size = 1 << (tokens - 1).bit_length()  # one chunk, a power of two
+    r, k = (seen[name].view(tokens, time_mix.heads, -1).transpose(0, 1) for name in names)
+    r, k = (F.pad(x, (0, 0, 0, size - tokens))[None, :, None] for x in (r, k))  # (1, H, 1, C, N)
+    return wkv5_scores(r, k, *time_mix.log_decay_and_bonus())[0, :, 0, :tokens, :tokens]
+
+
+def copy_rates(model, ids: Tensor) -> Tensor:
+    """Read different ids (n,) twice in a row, and return how often each head finds what followed last time, (L, H).
+
+    Counted are the second readings whose highest score, of all tokens before but the first, belongs to the token
+    behind their first occurrence. Heads that do this can copy; see Olsson et al., arXiv 2209.11895, on induction heads.
+    """
+    n = len(ids)
+    before = torch.ones(2 * n, 2 * n).tril(-1).bool()
+    before[:, 0] = False  # many heads read the first token whatever it is
+    rates = []
+    for layer in range(len(model.rwkv.blocks)):
+        scores = reading_scores(model, ids.repeat(2), layer).masked_fill(~before, -torch.inf)
+        rates.append((scores[:, n:].argmax(-1) == torch.arange(1, n + 1)).float().mean(-1))
+    return torch.stack(rates)
+
+
+def block_figure(layers: str = "L") -> Figure:
+    """Draw the model: embedding, norm, a block with its two residual branches, last norm, head."""
+    figure, axes = new_figure(height=2.7, width=9.6)
+    axes.set(xlim=(-0.2, 19.8), ylim=(-0.9, 3.2), xlabel="from ids to logits", ylabel="branches")  # unseen
+    axes.axis("off")
+    boxes = [
+        ("embeddings", 0.0, 2.1, GREY), ("pre_ln", 2.6, 1.4, SKY), ("ln1", 5.1, 0.9, SKY),
+        ("time-mix", 6.4, 2.0, BLUE), ("ln2", 10.2, 0.9, SKY), ("channel-mix", 11.5, 2.3, GREEN),
+        ("ln_out", 15.7, 1.4, SKY), ("head", 17.6, 1.4, GREY),
+    ]  # fmt: skip
+    for label, left, width, color in boxes:
+        axes.add_patch(FancyBboxPatch((left, 0.6), width, 0.8, boxstyle="round,pad=0.08", color=color, alpha=0.35))
+        axes.text(left + width / 2, 1.0, label, ha="center", va="center")
+    pluses = (9.05, 14.45)
+    for x in pluses:
+        axes.text(x, 1.0, "+", ha="center", va="center", bbox={"boxstyle": "circle,pad=0.15", "fc": "w"})
+    gaps = [(2.18, 2.52), (4.08, 5.02), (6.08, 6.32), (8.48, 8.8), (9.3, 10.12), (11.18, 11.42), (13.88, 14.2)]
+    for start, end in [*gaps, (14.7, 15.62), (17.18, 17.52), (19.08, 19.6)]:
+        axes.add_patch(FancyArrowPatch((start, 1.0), (end, 1.0), arrowstyle="-|>", mutation_scale=9, color="black"))
+    for start, end in ((4.55, pluses[0]), (9.65, pluses[1])):
+        axes.plot([start, start, end], [1.0, 2.1, 2.1], color="black", linewidth=1)
+        axes.add_patch(FancyArrowPatch((end, 2.1), (end, 1.3), arrowstyle="-|>", mutation_scale=9, color="black"))
+    axes.plot([4.3, 14.95, 14.95, 4.3, 4.3], [0.25, 0.25, 2.5, 2.5, 0.25], color=ORANGE, linestyle="--", linewidth=1)
+    axes.text(9.6, 2.65, f"block, {layers} times (pre_ln only before the first)", ha="center", color="#8a5a00")
+    for x, text in ((7.4, "last token, S"), (12.65, "last token")):
+        axes.text(x, -0.45, text, ha="center", color=RED)
+        axes.add_patch(FancyArrowPatch((x, -0.12), (x, 0.5), arrowstyle="<|-|>", mutation_scale=9, color=RED))
+    axes.text(2.8, -0.45, "state, carried to the next token:", ha="center", color=RED)
+    axes.set_title("Token ids go in on the left, logits come out on the right")
+    return figure
+
+
+def label_first(row: Sequence[Axes], label: str) -> None:
+    """Label the vertical axis that a row of panels shares, and show the label at the first one."""
+    for position, axes in enumerate(row):
+        axes.set_ylabel(label, visible=position == 0)
+
+
+def mask_figure(decays: Sequence[float], bonus: float, size: int = 16) -> Figure:
+    """Draw the WKV mask of one chunk for some decays w: row i is the token that reads, column j the one it reads."""
+    figure, grid = new_figure(1, len(decays), height=3.0, sharey=True, squeeze=False)
+    for axes, decay in zip(grid[0], decays, strict=True):
+        mask = wkv5_mask(torch.tensor([[decay]]).log(), torch.tensor([[bonus]]), size)[0, :, :, 0]
+        mask[torch.ones(size, size).triu(1) > 0] = torch.nan  # the future: not zero but nothing
+        picture = axes.imshow(mask.numpy(), vmin=0, vmax=max(1.0, bonus))
+        axes.set(xlabel="token j, which is read", title=f"w = {decay}, u = {bonus}")
+        axes.grid(False)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5, integer=True))
+    label_first(grid[0], "token i, which reads")
+    figure.colorbar(picture, ax=grid[0], label="factor $M_{ij}$")
+    return figure
+
+
+def difference_figure(results: dict[str, Parity]) -> Figure:
+    """Draw the largest relative difference of each block's state, one line a comparison; 0 is drawn at 1e-9."""
+    figure, axes = new_figure(height=3.0)
+    for (label, result), marker in zip(results.items(), "osv^D", strict=False):
+        worst = [max(*parts, 1e-9) for parts in result.state_diff]
+        axes.semilogy(range(len(worst)), worst, marker=marker, label=label)
+    axes.axhline(1e-4, color=GREY, linestyle=":", label="tolerance")
+    axes.set(xlabel="block", ylabel="largest relative difference", title="Where two models begin to differ")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def half_life_figure(model) -> Figure:
+    """Draw the half-life of each head (or channel) in each block, on a logarithmic axis."""
+    figure, axes = new_figure(height=3.2)
+    lives = half_lives(model)
+    for head in range(lives[0].shape[0]):
+        points = [(layer, value) for layer, life in enumerate(lives) for value in life[head].tolist()]
+        axes.scatter(*zip(*points, strict=True), marker="osv^D"[head % 5], s=36, label=f"head {head}")
+    axes.set(yscale="log", xlabel="block", ylabel="half-life in tokens", title="How long each head remembers")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def state_figure(states: Tensor, tokens: Sequence[str], layer: int, head: int, at: Sequence[int]) -> Figure:
+    """Draw S of one head after some of the tokens. ``states`` is what :func:`watch_state` returns."""
+    figure, grid = new_figure(1, len(at), height=2.4, sharey=True, squeeze=False)
+    top = states[at[-1], layer, head].abs().quantile(0.95).item()  # a few entries are far above all others
+    for axes, t in zip(grid[0], at, strict=True):
+        picture = axes.imshow(states[t, layer, head].numpy(), cmap="RdBu_r", vmin=-top, vmax=top)
+        axes.set(title=f"after {tokens[t]!r}", xlabel="channel of v")
+        axes.title.set_fontsize(9)
+        axes.grid(False)
+    label_first(grid[0], "channel of k")
+    figure.colorbar(picture, ax=grid[0], label="entry of S", extend="both")
+    return figure
+
+
+def change_figure(model, states: Tensor, tokens: Sequence[str]) -> Figure:
+    """Draw how much of each head's S is new after each token, heads sorted by the half-life of their slowest row."""
+    size = states.flatten(3).norm(dim=3)  # (T, L, H)
+    before = torch.cat([torch.zeros_like(states[:1]), states[:-1]])
+    change = (states - before).flatten(3).norm(dim=3) / size
+    lives = torch.stack(half_lives(model)).amax(-1)  # (L, H)
+    order = lives.flatten().argsort(descending=True)
+    rows = change.flatten(1).T[order]
+    figure, axes = new_figure(height=4.6)
+    picture = axes.imshow(rows.numpy(), aspect="auto", vmin=0, vmax=1)
+    axes.set_xticks(range(len(tokens)), [token.strip() or "␣" for token in tokens], rotation=60, ha="right")
+    shown = range(0, len(order), 3)
+    axes.set_yticks(shown, [f"{lives.flatten()[order[i]]:.3g}" for i in shown])
+    axes.set(xlabel="token read", ylabel="half-life of the head in tokens", title="How much each token changes S")
+    axes.grid(False)
+    figure.colorbar(picture, ax=axes, label="size of the change / size of S", extend="max")
+    return figure
+
+
+def reading_figure(scores: Sequence[Tensor], titles: Sequence[str]) -> Figure:
+    """Draw (T, T) matrices of :func:`reading_scores`, each on a scale of its own."""
+    figure, grid = new_figure(1, len(scores), height=4.2, width=9.0, sharey=True, squeeze=False)
+    for axes, matrix, title in zip(grid[0], scores, titles, strict=True):
+        top = matrix[:, 1:].abs().quantile(0.999)  # many heads read the first token far more than all others
+        picture = axes.imshow((matrix / top).numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
+        axes.set(xlabel="position j, which is read", title=title)
+        axes.grid(False)
+    label_first(grid[0], "position i, which reads")
+    figure.colorbar(picture, ax=grid[0], label="score / largest score", shrink=0.8, extend="both")
+    return figure

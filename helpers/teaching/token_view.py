@@ -1,0 +1,151 @@
+"""Show how a text splits into tokens: colored boxes with ids and bytes, as HTML and as a small explorer."""
+
+import html
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import ipywidgets as widgets
+from IPython.display import HTML
+from matplotlib.figure import Figure
+
+from ..tokenizer.vocab import chars_to_token
+from .plotting import BLUE, GREY, SKY, new_figure
+
+# Pale backgrounds that dark text is easy to read on; five of them, so that neighbors differ.
+_BACKGROUNDS = ("#cfe8ff", "#ffe6b8", "#cdf0dc", "#ffd9cc", "#eadcf5")
+_CELL = "text-align:center;padding:1px 5px;color:#1a1a1a;border:0;font-family:monospace;white-space:pre"
+_HEADER = "text-align:right;padding:1px 8px 1px 0;border:0;font-weight:normal;opacity:0.6"
+_ROW_WIDTH = 112  # characters in a row of the table
+_VISIBLE_SPACES = {" ": "␣", "\n": "⏎", "\r": "␍", "\t": "⇥"}
+
+MAX_TOKENS = 400  # more than anybody reads; keeps a pasted book from freezing the page
+
+
+def token_label(token: bytes) -> str:
+    """Return ``token`` as visible text: spaces and line ends as symbols, bytes that are not UTF-8 as ``\\xe4``."""
+    text = token.decode("utf-8", errors="backslashreplace")
+    return "".join(_VISIBLE_SPACES.get(char, char if char.isprintable() else repr(char)[1:-1]) for char in text)
+
+
+def tokens_html(ids: Iterable[int], tokens: Iterable[bytes]) -> str:
+    """Return HTML tables with a colored column for each token: its text, its id, and its bytes in hexadecimal.
+
+    They are tables, so that they stay readable where styles are removed, as on GitHub.
+    """
+    pairs = list(zip(ids, tokens, strict=True))
+    columns = [
+        (_shortened(token_label(token), 24), str(index), _shortened(token.hex(" "), 23))
+        for index, token in pairs[:MAX_TOKENS]
+    ]
+    tables, start = [], 0
+    while start < len(columns):
+        end, width = start + 1, max(map(len, columns[start]))
+        while end < len(columns) and (width := width + max(map(len, columns[end])) + 2) <= _ROW_WIDTH:
+            end += 1
+        rows = zip(("token", "id", "bytes"), *columns[start:end], strict=True)
+        tables.append("".join(_row_html(name, cells, start) for name, *cells in rows))
+        start = end
+    more = f"<p>… and {len(pairs) - MAX_TOKENS:,} more tokens</p>" if len(pairs) > MAX_TOKENS else ""
+    style = "border-collapse:separate;border-spacing:2px 0;margin:0 0 6px 0"
+    return "".join(f'<table style="{style}">{table}</table>' for table in tables) + more
+
+
+def _row_html(name: str, cells: list[str], start: int) -> str:
+    """Return one table row; ``start`` is the number of its first token, which decides the colors."""
+    size = "15px" if name == "token" else "11px"
+    html_cells = "".join(
+        f'<td style="{_CELL};font-size:{size};background:{_BACKGROUNDS[number % len(_BACKGROUNDS)]}">'
+        f"{html.escape(cell)}</td>"
+        for number, cell in enumerate(cells, start)
+    )
+    return f'<tr style="background:none"><th style="{_HEADER};font-size:11px">{name}</th>{html_cells}</tr>'
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 2] + " …"
+
+
+def bytes_of_tokens(tokenizer: Any, ids: Iterable[int]) -> list[bytes]:
+    """Return the bytes of ``ids``, for the fast or the Python tokenizer; a special token is its own text."""
+    special = tokenizer.added_tokens_decoder
+    return [
+        special[index].content.encode()
+        if index in special
+        else chars_to_token(tokenizer.convert_ids_to_tokens(index) or "")
+        for index in ids
+    ]
+
+
+def show_tokens(text: str, tokenizer: Any, **kwargs: Any) -> HTML:
+    """Return ``text`` as colored tokens; ``kwargs`` go to the tokenizer, for example ``split_special_tokens=True``."""
+    ids = tokenizer(text, **kwargs)["input_ids"]
+    return HTML(tokens_html(ids, bytes_of_tokens(tokenizer, ids)))
+
+
+def agreement_html(text: str, encoders: Mapping[str, Callable[[str], list[int]]]) -> str:
+    """Return one line of HTML that says whether all ``encoders`` give the same ids for ``text``."""
+    results = {name: encode(text) for name, encode in encoders.items()}
+    counts = f"{len(text):,} characters, {len(text.encode()):,} bytes"
+    first = next(iter(results.values()))
+    if all(ids == first for ids in results.values()):
+        return f"<b>✓ {', '.join(results)} agree</b>: {len(first):,} tokens, {counts}"
+    sizes = ", ".join(f"{name} {len(ids):,}" for name, ids in results.items())
+    return f"<b>✗ the tokenizers differ</b>, in tokens: {sizes}; {counts}"
+
+
+class TokenizerExplorer(widgets.VBox):
+    """Type a text, see its tokens, and whether several tokenizers agree on it.
+
+    Args:
+        tokenizer: the Hugging Face tokenizer whose tokens are shown.
+        encoders: ``{name: text -> ids}`` to compare, with ``<|endoftext|>`` as ordinary text.
+        text: what stands in the box at first.
+    """
+
+    def __init__(
+        self, tokenizer: Any, encoders: Mapping[str, Callable[[str], list[int]]], text: str = "Hello, 世界! 🚀"
+    ):
+        self.tokenizer, self.encoders = tokenizer, encoders
+        self.text = widgets.Textarea(value=text, description="Text", rows=3, layout=widgets.Layout(width="95%"))
+        self.ordinary = widgets.Checkbox(value=True, description="<|endoftext|> is ordinary text", indent=False)
+        self.status, self.view = widgets.HTML(), widgets.HTML()
+        super().__init__([self.text, self.ordinary, self.status, self.view])
+        self.text.observe(self.update, names="value")
+        self.ordinary.observe(self.update, names="value")
+        self.update()
+
+    def update(self, _change: object = None) -> None:
+        ids = self.tokenizer(self.text.value, split_special_tokens=self.ordinary.value)["input_ids"]
+        self.status.value = agreement_html(self.text.value, self.encoders)
+        self.view.value = tokens_html(ids, bytes_of_tokens(self.tokenizer, ids))
+
+    def __repr__(self) -> str:
+        """What a page without a running kernel shows."""
+        return "[Tokenizer explorer: run this cell in JupyterLab to type a text of your own]"
+
+
+def trie_figure(words: Iterable[str]) -> Figure:
+    """Draw the trie of a few words, one column a depth; nodes where a word ends are filled."""
+    words = sorted(words)
+    prefixes = sorted({word[:length] for word in words for length in range(len(word) + 1)})
+    leaves = [
+        prefix for prefix in prefixes if not any(other != prefix and other.startswith(prefix) for other in prefixes)
+    ]
+    rows = {leaf: float(row) for row, leaf in enumerate(leaves)}
+    for prefix in sorted(prefixes, key=len, reverse=True):  # a parent stands in the middle of its children
+        children = [rows[other] for other in prefixes if len(other) == len(prefix) + 1 and other.startswith(prefix)]
+        rows.setdefault(prefix, sum(children) / len(children) if children else 0.0)
+    figure, axes = new_figure(height=0.55 * len(leaves) + 1.2, width=7.0)
+    for prefix in prefixes:
+        x, y, parent = len(prefix), rows[prefix], prefix[:-1]
+        if prefix:
+            axes.plot([len(parent), x], [rows[parent], y], color=GREY, linewidth=1.2, zorder=1)
+        fill = SKY if prefix in words else "white"
+        axes.scatter(x, y, s=420 if prefix else 1100, zorder=2, edgecolor=BLUE, linewidth=1.5, color=fill)
+        label = prefix[-1:].replace(" ", "␣") or "start"
+        axes.text(x, y, label, ha="center", va="center", fontsize=10 if prefix else 9)
+    axes.set(xlabel="bytes read", ylabel="branch", yticks=[], xticks=range(max(map(len, words)) + 1))
+    axes.invert_yaxis()
+    axes.margins(0.12)
+    axes.grid(visible=False)
+    return figure
