@@ -1,6 +1,7 @@
 """The notebooks: their form, a fresh run of each, and their committed outputs against it."""
 
 import functools
+import os
 import tempfile
 from pathlib import Path
 
@@ -124,6 +125,27 @@ def test_outputs_are_compared(text, same):
     assert (check.compare_outputs(committed, other) == []) == same
     committed.cells[2].metadata.tags = ["volatile"]
     assert check.compare_outputs(committed, other) == []
+
+
+def test_what_is_committed_of_a_cell():
+    """Tags stay, and what is hidden stays hidden; times, progress bars and texts in pieces do not."""
+    executed = good_notebook()
+    cell = executed.cells[2]
+    cell.metadata = {"tags": ["volatile"], "jupyter": {"source_hidden": True}, "papermill": {"duration": 1.0}}
+    bar = nbformat.v4.new_output("stream", name="stderr", text="100 %")
+    cell.outputs = [nbformat.v4.new_output("stream", text="a"), bar, nbformat.v4.new_output("stream", text="b\n")]
+    committed = run.committed_form(executed)
+    assert committed.cells[2].metadata == {"tags": ["volatile"], "jupyter": {"source_hidden": True}}
+    assert [output.text for output in committed.cells[2].outputs] == ["ab\n"]
+    assert committed.cells[1].metadata == {"tags": ["parameters"]}
+
+
+def test_the_environment_of_this_process_is_as_before(monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    before = dict(os.environ)
+    with run.changed_environment(run.kernel_environment()):
+        assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert dict(os.environ) == before
 
 
 def write_series(folder: Path, *sources: str) -> None:

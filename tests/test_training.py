@@ -174,7 +174,7 @@ def test_a_folder_with_other_windows_is_refused(corpus, epochs):
 def new_model(version: str = "5.0", rows: int = 300, **tricks) -> model.TrainedModel:
     torch.manual_seed(0)
     config = model.mini_config(version, rows, layers=2, hidden=32, attention=32, ffn=64)
-    trained = model.TrainedModel(version, config, counts=torch.rand(rows) * 100, **tricks)
+    trained = model.TrainedModel(config, counts=torch.rand(rows) * 100, **tricks)
     with torch.no_grad():
         for parameter in trained.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -267,10 +267,8 @@ VERSIONS: dict[str, VersionRow] = {
     )
 }
 
+# by the model_type of a configuration: a row of that type; versions of one type share code and classes
+MODEL_TYPES = {row.model_type: row for row in VERSIONS.values()}
+
 # versions that are known and not supported: the name, and a part of a tensor's name that no other version has
 UNSUPPORTED = {"RWKV-7": "att.x_r", "RWKV-6": "time_maa"}
-
-
-def row_of_model_type(model_type: str) -> VersionRow | None:
-    """Return a row of the ``model_type`` of a configuration, or None; versions of one type share code and classes."""
-    return next((row for row in VERSIONS.values() if row.model_type == model_type), None)

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers import logging as transformers_logging
 from transformers.utils import is_serve_available
 
-from ..checkpoints.versions import VersionRow, row_of_model_type
+from ..checkpoints.versions import MODEL_TYPES, VersionRow
 from ..conversion.configuration import language_model_class
 from ..errors import InputError
 
@@ -39,7 +39,7 @@ def version_row(folder: Path) -> VersionRow:
         raise InputError(
             f"{folder} is not a converted model: it has no usable config.json; run convert first."
         ) from None
-    row = row_of_model_type(model_type)
+    row = MODEL_TYPES.get(str(model_type))
     if row is None:
         raise InputError(f"{folder} holds a model of type {model_type}; this command serves RWKV-4 and RWKV-5.")
     return row

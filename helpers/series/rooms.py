@@ -49,8 +49,8 @@ def imported_rooms(path: Path) -> set[str]:
 def rooms_picture() -> str:
     """Return the rooms and the arrows between them as a Mermaid diagram, which GitHub draws.
 
-    Left out are ``errors``, ``paths`` and ``atomic``, which everything uses, and arrows that others imply: where A imports
-    B and B imports C, there is no arrow from A to C.
+    Left out are ``errors``, ``paths`` and ``atomic``, which everything uses, and arrows that others imply: where A
+    imports B and B imports C, there is no arrow from A to C.
     """
     everywhere = {"__main__", "errors", "paths", "atomic"}
     rooms = [room for floor in FLOORS for room in floor if room not in everywhere]

@@ -154,12 +154,15 @@ def as_html(executed: NotebookNode) -> str:
 
 
 def committed_form(executed: NotebookNode) -> NotebookNode:
-    """Return an executed notebook as it is committed: outputs, but no times, no progress bars, no widget state."""
+    """Return an executed notebook as it is committed: outputs, but no times, no progress bars, no widget state.
+
+    Of a cell's metadata its tags stay, and whether JupyterLab hides its source or its outputs.
+    """
     notebook = nbformat.from_dict(executed)
     notebook.metadata = {name: notebook.metadata[name] for name in ("kernelspec",) if name in notebook.metadata}
     notebook.metadata["language_info"] = {"name": "python"}
     for cell in notebook.cells:
-        cell.metadata = {"tags": cell.metadata.tags} if cell.metadata.get("tags") else {}
+        cell.metadata = {key: cell.metadata[key] for key in ("jupyter", "tags") if cell.metadata.get(key)}
         if cell.cell_type == "code":
             cell.outputs = merge_streams(
                 output for output in cell.outputs if output.output_type != "stream" or output.name == "stdout"

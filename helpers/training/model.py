@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 
 from ..checkpoints.format import checkpoint_info, describe
 from ..checkpoints.names import hub_name, pth_name
-from ..checkpoints.versions import VERSIONS
+from ..checkpoints.versions import MODEL_TYPES
 from ..conversion.configuration import base_model_class, language_model_class, model_config
 from ..hub_code.rwkv_common import RwkvBlock, RwkvForCausalLM, RwkvModel
 from ..tokenizer.vocab import VOCAB_SIZE
@@ -32,9 +32,9 @@ def mini_config(version: str, rows: int, layers: int, hidden: int, attention: in
     return model_config(info, torch.float32)
 
 
-def new_blocks(version: str, config: PreTrainedConfig) -> RwkvModel:
+def new_blocks(config: PreTrainedConfig) -> RwkvModel:
     """Return a new model: matrices that write into the residual stream are zero, the others orthogonal."""
-    model = base_model_class(VERSIONS[version])(config)
+    model = base_model_class(MODEL_TYPES[config.model_type])(config)
     for layer, block in enumerate(blocks_of(model)):
         attention, ffn = block.attention, block.feed_forward
         nn.init.zeros_(attention.output.weight)
@@ -91,7 +91,6 @@ class TrainedModel(nn.Module):
     """Blocks of the project, and the head described above.
 
     Args:
-        version: a key of :data:`helpers.checkpoints.versions.VERSIONS`.
         config: of a model with only the trained rows.
         counts: (rows,) how often each trained token occurs in the corpus; row 0 is the end of text.
         tied, unigram_bias: switch a trick off, to measure what it brings.
@@ -103,7 +102,6 @@ class TrainedModel(nn.Module):
 
     def __init__(
         self,
-        version: str,
         config: PreTrainedConfig,
         counts: Tensor,
         tied: bool = True,
@@ -113,7 +111,7 @@ class TrainedModel(nn.Module):
     ):
         super().__init__()
         rows, hidden = config.vocab_size, config.hidden_size
-        self.model = new_blocks(version, config)
+        self.model = new_blocks(config)
         self.tied, self.head_rows, self.z_loss = tied, min(head_rows, rows), z_loss
         self.link = nn.Parameter(torch.eye(hidden))  # A
         self.delta = nn.Parameter(torch.zeros(rows, hidden))  # D

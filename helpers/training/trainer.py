@@ -45,7 +45,7 @@ class TrainingRun:
         self.row_of, self.counts = self.row_of.to(self.device), counts
         sizes = (options.layers, options.hidden, options.attention, options.ffn)
         config = mini_config(options.version, len(self.tokens), *sizes)
-        model = TrainedModel(options.version, config, counts, options.tied, options.unigram_bias, options.head_rows)
+        model = TrainedModel(config, counts, options.tied, options.unigram_bias, options.head_rows)
         self.model = model.to(self.device)
         self.optimizer = make_optimizer(self.model, options, self.device)
         weights = {Kind.PADDING: 0.0, Kind.ORDINARY: 1.0}
