@@ -39,6 +39,12 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith(__package__):
+            raise
+        print(f"error: {args.command} needs the package {error.name}, which is not installed; "
+              "run pip install -r requirements.txt.", file=sys.stderr)  # fmt: skip
+        return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

@@ -4,13 +4,16 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT / "data"
+PACKAGE = Path(__file__).resolve().parent
+ROOT = PACKAGE.parent  # of a checkout; where the packages are, if this one was installed without one
+IS_CHECKOUT = (ROOT / "pyproject.toml").is_file()
+
+HUB_CODE = PACKAGE / "hub_code"
 NOTEBOOKS = ROOT / "notebooks"
 RESULTS = ROOT / "benchmarks" / "results"  # recorded measurements
-HUB_CODE = ROOT / "helpers" / "hub_code"
-# everything that a run makes: in a checkout in a folder that git ignores, for an installed package in the user's cache
-BUILD = ROOT / "build" if (ROOT / "pyproject.toml").exists() else user_cache_path("rwkv-world-hf")
+DATA = ROOT / "data" if IS_CHECKOUT else PACKAGE / "data"  # an installed package has its small files
+# everything that a run makes: in a checkout in a folder that git ignores, else in the user's cache
+BUILD = ROOT / "build" if IS_CHECKOUT else user_cache_path("rwkv-world-hf")
 
 
 def shown(path: str | Path) -> str:

@@ -3,12 +3,13 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
-from helpers.__main__ import COMMANDS
+from helpers.__main__ import COMMANDS, main
 from helpers.checkpoints.versions import VERSIONS
 from helpers.paths import ROOT
 from helpers.series.rooms import FLOORS, imported_rooms, python_files, rooms_picture
@@ -75,8 +76,6 @@ def test_what_is_imported_is_declared():
 
 def declared_requirements() -> list[Requirement]:
     """Return what pyproject.toml asks for, with all extras but lm-eval, which has pins of its own."""
-    import tomllib
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [texts for name, texts in project["optional-dependencies"].items() if name != "lm-eval"]
     return [Requirement(text) for texts in [project["dependencies"], *extras] for text in texts]
@@ -88,6 +87,21 @@ def test_pins_and_dependencies_belong_together():
     assert pins.keys() == declared.keys()
     outside = [f"{name} {pin}" for name, pin in pins.items() if not declared[name].specifier.contains(pin)]
     assert outside == []
+
+
+def test_every_room_is_in_the_package():
+    """What pip installs: each folder of ``helpers``, and the small files of ``data``."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    rooms = {f"helpers.{path.parent.name}" for path in HELPERS.glob("*/__init__.py")}
+    assert set(settings["packages"]) == {"helpers", "helpers.data", *rooms}
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.startswith(("nbformat", "helpers.series"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "nbformat", None)  # as if it were not there
+    assert main(["tutorial"]) == 2
+    assert "tutorial needs the package nbformat, which is not installed" in capsys.readouterr().err
 
 
 # versions
