@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import sys
 from types import ModuleType
 
@@ -26,6 +27,9 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 if what was checked is not right, 2 after bad input."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path may have characters that a terminal does not know
+            stream.reconfigure(errors="backslashreplace")
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="python -m helpers", description=__doc__.split(":", 1)[1].strip())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

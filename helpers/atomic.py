@@ -116,13 +116,23 @@ def replaced_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file so that it is complete when it appears; one of that name is replaced.
+    r"""Write a small file so that it is complete when it appears; one of that name is replaced.
+
+    Names of files may have bytes that are no text: they are written as escapes, such as ``\udcff``, which JSON knows.
 
     Raises:
         InputError: the system refuses to write.
     """
     with replaced_file(path) as partial_path:
-        partial_path.write_text(text, encoding="utf-8", newline="\n")
+        partial_path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Make ``target`` a second name of the file ``source``, or a copy where that is not possible."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 @contextmanager

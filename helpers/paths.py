@@ -10,10 +10,10 @@ IS_CHECKOUT = (ROOT / "pyproject.toml").is_file()
 
 HUB_CODE = PACKAGE / "hub_code"
 NOTEBOOKS = ROOT / "notebooks"
-RESULTS = ROOT / "benchmarks" / "results"  # recorded measurements
 DATA = ROOT / "data" if IS_CHECKOUT else PACKAGE / "data"  # an installed package has its small files
 # everything that a run makes: in a checkout in a folder that git ignores, else in the user's cache
 BUILD = ROOT / "build" if IS_CHECKOUT else user_cache_path("rwkv-world-hf")
+RESULTS = (ROOT if IS_CHECKOUT else BUILD) / "benchmarks" / "results"  # recorded measurements
 
 
 def shown(path: str | Path) -> str:

@@ -21,12 +21,17 @@ class Handler(BaseHTTPRequestHandler):
     """Repositories are folders ``root/OWNER/NAME``; uploaded LFS objects wait in ``root/lfs`` for their commit."""
 
     root: Path
+    without: tuple[str, ...]  # headers that are not sent, as by some mirrors
     requests: list[str]
     private: set[str]  # names of private repositories
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *args) -> None:
         pass
+
+    def send_header(self, keyword: str, value: str) -> None:
+        if keyword not in self.without:
+            super().send_header(keyword, value)
 
     def do_HEAD(self) -> None:
         self.send_file(with_body=False)
@@ -139,9 +144,13 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def local_hub(root: Path):
-    """Serve the repositories under ``root`` and yield the address and the list of requests so far."""
-    handler = type("LocalHandler", (Handler,), {"root": root, "requests": [], "private": set()})
+def local_hub(root: Path, without: tuple[str, ...] = ()):
+    """Serve the repositories under ``root`` and yield the address and the list of requests so far.
+
+    Args:
+        without: names of headers that are not sent.
+    """
+    handler = type("LocalHandler", (Handler,), {"root": root, "without": without, "requests": [], "private": set()})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -1,6 +1,9 @@
 """The house: rooms import downwards only, versions differ in one table, and a command starts without torch."""
 
 import ast
+import functools
+import importlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,7 +13,6 @@ import pytest
 from packaging.requirements import Requirement
 
 from helpers.__main__ import COMMANDS, main
-from helpers.checkpoints.versions import VERSIONS
 from helpers.paths import ROOT
 from helpers.series.rooms import FLOORS, imported_rooms, python_files, rooms_picture
 from helpers.teaching.environment import read_pins
@@ -107,40 +109,49 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch, capsys):
 # versions
 
 
-def constants_that_decide(tree: ast.AST) -> list[ast.Constant]:
-    """Return the constants that a file compares with, looks up by, or matches: what a branch could hang on."""
+CLASS_OF_VERSION = re.compile(r"Rwkv(\d\w*|ForCausalLM|Config|Model)")
+NAME_OF_VERSION = re.compile(
+    rf"[4-7](\.\d?)?|rwkv\d?|{CLASS_OF_VERSION.pattern}|(modeling|configuration)_rwkv\w*(\.\w+)?"
+)
+ASKING = ("isinstance", "issubclass", "startswith", "endswith", "get", "index", "count", "removeprefix")
+
+
+def branches_on_versions(source: str) -> list[int]:
+    """Return the lines that branch on the name of a version, of its model type, classes or files, or look one up.
+
+    Names of versions are constants such as ``"5.2"``, or words such as ``rwkv5`` and ``Rwkv5Model``. Sentences may have
+    them, and so may calls that say which version to make.
+    """
+    return sorted({
+        node.lineno
+        for part in parts_that_decide(ast.parse(source))
+        for node in ast.walk(part)
+        if (isinstance(node, ast.Constant) and isinstance(node.value, str) and NAME_OF_VERSION.fullmatch(node.value))
+        or (isinstance(node, ast.Name) and CLASS_OF_VERSION.fullmatch(node.id))
+        or (isinstance(node, ast.Attribute) and CLASS_OF_VERSION.fullmatch(node.attr))
+    })  # fmt: skip
+
+
+def parts_that_decide(tree: ast.AST) -> list[ast.AST]:
+    """Return what a file compares with, looks up by, matches, or asks for: what a branch could hang on."""
     parts: list[ast.AST] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare):
             parts += [node.left, *node.comparators]
         elif isinstance(node, ast.Dict):
             parts += [key for key in node.keys if key]
-        elif isinstance(node, ast.Subscript):
+        elif isinstance(node, ast.Subscript) and not isinstance(node.value, ast.Name | ast.Attribute):
             parts.append(node.slice)
         elif isinstance(node, ast.MatchValue):
             parts.append(node.value)
-        elif isinstance(node, ast.Call) and name_called(node) in ("startswith", "endswith", "get", "index", "count"):
+        elif isinstance(node, ast.Call) and name_called(node) in ASKING:
             parts += node.args
-    return [inner for part in parts for inner in ast.walk(part) if isinstance(inner, ast.Constant)]
+    return parts
 
 
 def name_called(call: ast.Call) -> str:
     """Return the name of the function or method that is called, without what stands before its last dot."""
     return getattr(call.func, "attr", getattr(call.func, "id", ""))
-
-
-def branches_on_versions(source: str) -> list[int]:
-    """Return the lines that branch on the name of a version, of its model type, or of one of its classes."""
-    tree = ast.parse(source)
-    rows = VERSIONS.values()
-    names = {text for row in rows for text in (row.name, row.model_type, row.native_class, row.class_prefix) if text}
-    lines = [node.lineno for node in constants_that_decide(tree) if node.value in names]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and name_called(node) in ("isinstance", "issubclass"):
-            classes = [inner.id for inner in ast.walk(node.args[1]) if isinstance(inner, ast.Name)]
-            lines += [node.lineno for name in classes if name.startswith("Rwkv") and name[4:5].isdigit()]
-            lines += [node.lineno for name in classes if name in ("RwkvConfig", "RwkvForCausalLM")]
-    return sorted(set(lines))
 
 
 @pytest.mark.parametrize(
@@ -155,6 +166,11 @@ def branches_on_versions(source: str) -> list[int]:
         "ok = isinstance(model, (Rwkv5Model, int))",
         "f = {1: 2}.get('5.0')",
         "if not '4' != v: pass",
+        "if type(m).__name__ == 'Rwkv5ForCausalLM': pass",
+        "ok = isinstance(m, modeling_rwkv5.Rwkv5Model)",
+        "if version.startswith('5'): pass",
+        "if version[0] == '5': pass",
+        "if 'modeling_rwkv5.py' in names: pass",
     ],
 )
 def test_a_branch_on_a_version_is_recognized(source):
@@ -196,8 +212,6 @@ def test_help_and_wrong_arguments_need_no_torch(arguments):
 
 @pytest.mark.parametrize("face", sorted(HELPERS.glob("*/__init__.pyi")), ids=lambda path: path.parent.name)
 def test_a_face_offers_what_it_lists(face):
-    import importlib
-
     room = importlib.import_module(f"helpers.{face.parent.name}")
     submodules = {path.stem for path in face.parent.glob("*.py")}
     assert list(room.__all__) == sorted(room.__all__)
@@ -213,3 +227,32 @@ def test_the_map_of_rooms_in_contributing_is_up_to_date():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     inside = text.partition("<!-- rooms: begin -->\n")[2].partition("<!-- rooms: end -->")[0]
     assert inside == rooms_picture(), "write it again: python -m helpers.series.rooms"
+
+
+REFERENCE = re.compile(r"\b(helpers(?:[./]\w+)+)")
+
+
+def documents() -> list[Path]:
+    """Return the texts that speak of modules: code, notebooks, and what people read."""
+    texts = [*HELPERS.rglob("*.py"), *HELPERS.rglob("*.yaml"), *(ROOT / "tests").glob("*.py")]
+    texts.remove(Path(__file__))  # it speaks of such names in general
+    return sorted([*texts, *(ROOT / "notebooks").glob("*.ipynb"), *ROOT.glob("*.md"), *(ROOT / "data").glob("*.md")])
+
+
+@pytest.mark.parametrize("path", [p for p in documents() if p.name != "CHANGELOG.md"], ids=lambda p: p.name)
+def test_what_is_referred_to_exists(path):
+    """``helpers.room.module.name`` and ``helpers/room/module.py`` in prose, docstrings and comments lead somewhere."""
+    missing = [name for name in set(REFERENCE.findall(path.read_text(encoding="utf-8"))) if not resolves(name)]
+    assert missing == []
+
+
+def resolves(name: str) -> bool:
+    if "/" in name:
+        return any((ROOT / f"{name}{suffix}").exists() for suffix in ("", ".py", ".yaml"))
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        folder, rest = ROOT.joinpath(*parts[:end]), parts[end:]
+        if folder.is_dir() or folder.with_suffix(".py").is_file():
+            found = importlib.import_module(".".join(parts[:end])) if rest else folder
+            return functools.reduce(lambda inner, part: getattr(inner, part, None), rest, found) is not None
+    return False

@@ -56,7 +56,7 @@ class Damaged(Subject):
 
 def forget_state(model):
     forward = model.forward
-    model.forward = lambda *args, state=None, **options: forward(*args, **options)
+    model.forward = lambda *args, state=None, past_key_values=None, **options: forward(*args, **options)
 
 
 def cut_gradient(model):

@@ -1,11 +1,16 @@
 """Checkpoints and their conversion: complete directories, exact numbers, clear refusals, nothing half-made."""
 
+import errno
 import json
 import os
 import pickle
+import re
+import runpy
 import shutil
 import subprocess
 import sys
+import warnings
+import zipfile
 
 import pytest
 import torch
@@ -16,6 +21,7 @@ from transformers import AutoTokenizer, RwkvForCausalLM
 from helpers import __main__ as cli
 from helpers.checkpoints import bundled, files, format, names, synthetic
 from helpers.conversion import directory, hub
+from helpers.conversion.sizes import parse_size
 from helpers.errors import InputError
 from helpers.paths import ROOT
 
@@ -132,6 +138,20 @@ def unusable(tmp_path_factory):
     save({1: torch.ones(3)}, folder / "number.pth")
     (folder / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     (folder / "loop.pth").symlink_to("loop.pth")
+    save({}, folder / "no tensors.pth")
+    save({f"blocks.{i}.att.time_state": torch.ones(2, 32, 32) for i in range(2)}, folder / "states.pth")
+    save({"blocks.0.att.key.lora_A": torch.ones(2, 64)}, folder / "lora.pth")
+    save({**weights, "blocks.0.att.key.lora_A": torch.ones(2, 64)}, folder / "not merged.pth")
+    save({"base_model.model.rwkv.blocks.0.attention.key.lora_B.weight": torch.ones(64, 2)}, folder / "peft.bin")
+    save({"blocks.0.att.key.bone": torch.ones(2, 64)}, folder / "bone.pth")
+    save({**weights, "_strategy": "cpu fp16i8", "_version": "0.7", "_rescale_layer": 6}, folder / "strategy.pth")
+    (folder / "page.pth").write_text("<!DOCTYPE html><html>")
+    (folder / "model.gguf").write_bytes(b"GGUF" + bytes(100))
+    (folder / "packed.pth.gz").write_bytes(b"\x1f\x8b" + bytes(100))
+    with warnings.catch_warnings(action="ignore"):  # they are on their way out, but people have such files
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), folder / "program.pth")
+    with zipfile.ZipFile(folder / "archive.pth", "w") as archive:
+        archive.write(small, "small.pth")
     return folder
 
 
@@ -155,6 +175,18 @@ def unusable(tmp_path_factory):
         "number.pth": "1: Tensor",
         "pointer.pth": "Git LFS pointer",
         "loop.pth": "Cannot read",
+        "no tensors.pth": "does not hold tensors",
+        "states.pth": "only initial states, from state tuning",
+        "lora.pth": "tensors of an adapter, such as blocks.0.att.key.lora_A; merge",
+        "not merged.pth": "tensors of an adapter, such as blocks.0.att.key.lora_A; merge",
+        "peft.bin": "tensors of an adapter, such as base_model.*lora_B.weight; merge",
+        "bone.pth": "tensors of an adapter, such as blocks.0.att.key.bone; merge",
+        "strategy.pth": "made by the rwkv package for its strategy 'cpu fp16i8'",
+        "page.pth": "is a web page",
+        "model.gguf": "is a GGUF file",
+        "packed.pth.gz": "compressed with gzip; unpack it",
+        "program.pth": "is a TorchScript program",
+        "archive.pth": "not a PyTorch checkpoint",
         "small.pth/x.pth": "There is no file",
         os.devnull: "not a regular file",
     }.items(),
@@ -182,6 +214,58 @@ def test_too_little_memory_is_not_called_damage(tmp_path, old):
     )
     assert "emory; the file itself may be intact" in done.stdout, done.stderr
     assert "damaged" not in done.stdout
+
+
+def test_a_file_that_cannot_be_mapped_is_read(small, tmp_path, monkeypatch):
+    """Some network file systems map no files. Too little memory for a mapping is too little for reading, too."""
+    load, calls, numbers = torch.load, [], []
+
+    def without_mmap(file, *args, mmap=None, **options):
+        calls.append(mmap)
+        if mmap:
+            cause = f"{os.strerror(numbers[-1])} ({numbers[-1]})"
+            raise RuntimeError(f"unable to mmap 17 bytes from file <{file}>: {cause}")
+        return load(file, *args, mmap=mmap, **options)
+
+    expected = files.load_checkpoint(small)
+    monkeypatch.setattr(torch, "load", without_mmap)
+    for number in (errno.ENODEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES):
+        calls.clear()
+        numbers.append(number)
+        weights = files.load_checkpoint(small)
+        assert all(torch.equal(weights[name], weight) for name, weight in expected.items())
+        assert calls == [True, False]
+    out = load_file(directory.convert(small, tmp_path / "out", progress=False) / "model.safetensors")
+    assert all(torch.equal(out[names.hub_name(name)], weight) for name, weight in expected.items())
+    numbers.append(errno.ENOMEM)
+    with pytest.raises(InputError, match=r"Cannot read .*: Cannot allocate memory; the file itself may be intact"):
+        files.load_checkpoint(small)
+
+
+@pytest.mark.parametrize("name", [b"m\xff\xe4.pth", "你好.pth".encode("gbk"), b"model.safetensors", b" a\n.pth "])
+def test_odd_names_of_files(name, small, tmp_path, capsys):
+    """Bytes that are no UTF-8, and a name that makes torch expect another format."""
+    path = tmp_path / os.fsdecode(name)
+    try:
+        shutil.copy(small, path)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    assert cli.main(["inspect", str(path)]) == 0
+    assert cli.main(["convert", str(path), str(tmp_path / "out"), "--no-tokenizer"]) == 0
+    assert "out is complete" in capsys.readouterr().out
+    assert (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    out = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(out[names.hub_name(name)], weight) for name, weight in files.load_checkpoint(small).items())
+    assert cli.main(["export", str(tmp_path / "out"), f"{path}.back"]) == 0
+    assert files.load_checkpoint(f"{path}.back").keys() == files.load_checkpoint(small).keys()
+
+
+def test_convert_opens_a_checkpoint_once(small, tmp_path, monkeypatch):
+    load, calls = torch.load, []
+    monkeypatch.setattr(torch, "load", lambda *args, **options: (calls.append(args), load(*args, **options))[1])
+    assert cli.main(["convert", str(small), str(tmp_path / "out"), "--no-tokenizer"]) == 0
+    assert cli.main(["inspect", str(small)]) == 0
+    assert len(calls) == 2
 
 
 def without(name):
@@ -221,6 +305,58 @@ def test_unusable_tensors_are_named(small, tmp_path, change, message):
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
 
+def flat(weights):
+    """Return the same tensors as parts of one buffer, as DeepSpeed's ZeRO saves them, with unused room at its end."""
+    buffer = torch.cat([weight.flatten() for weight in weights.values()] + [torch.zeros(5, dtype=torch.bfloat16)])
+    parts = buffer.split([weight.numel() for weight in weights.values()] + [5])
+    return {name: part.view(weights[name].shape) for name, part in zip(weights, parts, strict=False)}
+
+
+def columns(weights):
+    """Key and value side by side in one matrix: the rows of one lie between those of the other."""
+    key, value = (f"blocks.1.att.{name}.weight" for name in ("key", "value"))
+    both = torch.cat([weights[key], weights[value]], dim=1)
+    return {**weights, key: both.narrow(1, 0, 64), value: both.narrow(1, 64, 64)}
+
+
+def stacked(weights):
+    """All norms of a size as columns of one tensor: no two numbers of one lie side by side."""
+    norms = [name for name in weights if ".ln" in name]
+    columns = torch.stack([weights[name] for name in norms], dim=1).unbind(1)
+    return weights | dict(zip(norms, columns, strict=True))
+
+
+@pytest.mark.parametrize("arrange", [flat, columns, stacked, lambda weights: columns(flat(weights))])
+def test_parts_of_a_buffer_share_no_memory(arrange, small, tmp_path):
+    weights = files.load_checkpoint(small)
+    path = save(arrange(weights), tmp_path / "arranged.pth")
+    loaded = files.load_checkpoint(path)
+    assert len({weight.untyped_storage().data_ptr() for weight in loaded.values()}) < len(loaded)
+    out = load_file(directory.convert(path, tmp_path / "out", progress=False) / "model.safetensors")
+    assert all(torch.equal(out[names.hub_name(name)], weight) for name, weight in weights.items())
+
+
+def overlapping(start, columns):
+    """Let ln1 and ln2 be parts of one buffer of 64 rows, the second from number ``start`` on."""
+    buffer = torch.randn(200 * columns).bfloat16()
+    return buffer[: 64 * columns : columns], buffer[start : start + 64 * columns : columns]
+
+
+@pytest.mark.parametrize(("start", "columns"), [(0, 1), (63, 1), (0, 2), (2, 2), (126, 2)])
+def test_tensors_that_overlap_are_named(start, columns, small, tmp_path):
+    weights = dict(files.load_checkpoint(small))
+    weights["blocks.0.ln1.weight"], weights["blocks.0.ln2.bias"] = overlapping(start, columns)
+    with pytest.raises(InputError, match=r"blocks\.0\.ln1\.weight and blocks\.0\.ln2\.bias share memory"):
+        directory.convert(save(weights, tmp_path / "bad.pth"), tmp_path / "out", progress=False)
+
+
+@pytest.mark.parametrize(("start", "columns"), [(64, 1), (1, 2), (127, 2), (128, 2)])
+def test_tensors_that_nearly_overlap_convert(start, columns, small, tmp_path):
+    weights = dict(files.load_checkpoint(small))
+    weights["blocks.0.ln1.weight"], weights["blocks.0.ln2.bias"] = overlapping(start, columns)
+    directory.convert(save(weights, tmp_path / "good.pth"), tmp_path / "out", progress=False)
+
+
 def test_an_existing_directory_is_kept(small, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
@@ -255,7 +391,78 @@ def test_old_and_strided_files(small, tmp_path):
     assert all(torch.equal(out[names.hub_name(name)], weight) for name, weight in weights.items())
 
 
-def test_command_line(small, tmp_path, capsys, monkeypatch):
+TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenization_rwkv_world.py"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (50277, "50,277 rows, too few for the World tokenizers; convert it without them: --no-tokenizer"),
+        (300, "300 rows, too few"),
+        (65529, "65,529 rows, too few"),
+        (65530, "65,530 rows, and World models have 65,536; say --tokenizer if"),
+        (65600, "65,600 rows, and World models have 65,536; say --tokenizer if"),
+    ],
+)
+def test_another_vocabulary(rows, message, tmp_path, capsys):
+    """A model of another vocabulary gets the World tokenizers only if they are asked for."""
+    path = synthetic.write_random_checkpoint(tmp_path / "a.pth", "4", hidden_size=8, vocab_size=rows)
+    assert cli.main(["convert", str(path), str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert cli.main(["convert", str(path), str(tmp_path / "out"), "--no-tokenizer"]) == 0
+    assert not {file.name for file in (tmp_path / "out").iterdir()} & TOKENIZER_FILES
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "# RWKV-4, converted from a.pth" in card
+    assert "The World tokenizers are not for this model" in card
+    assert "AutoTokenizer" not in card
+    assert "tokenizer.json" not in card
+    assert cli.main(["push", str(tmp_path / "out"), "me/model", "--dry-run"]) == 0
+    assert cli.main(["convert", str(path), str(tmp_path / "world"), "--tokenizer"]) == 0
+    assert {file.name for file in (tmp_path / "world").iterdir()} >= TOKENIZER_FILES
+    card = (tmp_path / "world" / "README.md").read_text(encoding="utf-8")
+    assert "# RWKV-4 World, converted from a.pth" in card
+
+
+@pytest.mark.parametrize("rest", [{}, {"tokenizer.json": "{}", "tokenizer_config.json": "{}", "vocab.json": "{}"}])
+def test_verify_compares_no_tokenizer_with_another_vocabulary(rest, tmp_path, capsys):
+    """There is none, or the model's own, such as GPT-NeoX's of a Pile model."""
+    path = synthetic.write_random_checkpoint(tmp_path / "a.pth", "4", hidden_size=8, vocab_size=50277)
+    out = directory.convert(path, tmp_path / "out", progress=False, with_tokenizer=False)
+    for name, text in rest.items():
+        (out / name).write_text(text)
+    assert cli.main(["verify", str(path), str(out), "--lengths", "3", "--seeds", "0"]) == 0
+    assert '"texts": 0' in capsys.readouterr().out
+    assert json.loads((out / "parity.json").read_text(encoding="utf-8"))["passed"]
+
+
+def test_the_example_of_a_card_without_tokenizer_runs(tmp_path):
+    path = synthetic.write_random_checkpoint(tmp_path / "a.pth", vocab_size=300)
+    out = directory.convert(path, tmp_path / "out", progress=False, with_tokenizer=False)
+    code = (out / "README.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    done = subprocess.run([sys.executable, "-c", code], cwd=out, capture_output=True, text=True, timeout=120)
+    assert re.match(r"tensor\(\[ *1, +2, +3, ", done.stdout), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("5GB", 5 * 10**9), ("1.5GB", 1_500_000_000), ("1.5 gb", 1_500_000_000), (".5k", 500), ("200M", 2 * 10**8),
+     ("2GiB", 2 * 1024**3), ("1000", 1000), ("7B", 7), ("0.0000000019T", 1900)],
+)  # fmt: skip
+def test_sizes_of_shards(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "0", "0.2", "-1GB", "1,5GB", "5XB", "5GBB", "1.GB", "1e3", "iB", "5iB"])
+def test_what_is_no_size_of_shards(text, small, tmp_path, capsys):
+    with pytest.raises(InputError, match="is not a size; write for example 5GB"):
+        parse_size(text)
+    assert cli.main(["convert", "nowhere.pth", str(tmp_path / "out"), f"--max-shard-size={text}"]) == 2
+    assert "is not a size" in capsys.readouterr().err, "before anything is opened or downloaded"
+
+
+def test_command_line(tmp_path, capsys, monkeypatch):
+    synthetic.write_random_checkpoint(tmp_path / "small.pth", hidden_size=8, head_size=8)
     monkeypatch.chdir(tmp_path)
     assert cli.main(["convert", "small.pth", "out"]) == 0
     assert "config.json" in capsys.readouterr().out
@@ -265,6 +472,8 @@ def test_command_line(small, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err.startswith("error: out already exists")
     assert cli.main(["convert", "small.pth"]) == 2
     assert cli.main(["convert", "--repo-id", "a/b", "out2"]) == 2
+    assert cli.main(["convert", "small.pth", "out2", "--revision", "v2"]) == 2
+    assert "--revision is of a repository of the Hub" in capsys.readouterr().err
     assert cli.main(["push", "out", "me/model", "--dry-run"]) == 0
     assert "model.safetensors" in capsys.readouterr().out
     assert cli.main(["push", ".", "me/model"]) == 2
@@ -291,3 +500,23 @@ def test_bundled_checkpoint_is_checked(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="Cannot unpack"):
         bundled.bundled_checkpoint()
     assert list(path.parent.iterdir()) == []
+
+
+def test_an_installed_package_says_where_the_trained_checkpoints_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(bundled, "IS_CHECKOUT", False)
+    monkeypatch.setattr(bundled, "DATA", tmp_path)
+    monkeypatch.setattr(bundled, "BUILD", tmp_path / "build")
+    with pytest.raises(InputError, match="rwkv5-world-mini is not in an installed package; run this in a clone"):
+        bundled.bundled_checkpoint()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_installed_package_writes_nothing_beside_itself(tmp_path):
+    package = tmp_path / "site-packages" / "helpers"
+    package.mkdir(parents=True)
+    shutil.copy(ROOT / "helpers" / "paths.py", package)
+    installed = runpy.run_path(str(package / "paths.py"))
+    assert not installed["IS_CHECKOUT"]
+    for name in ("BUILD", "RESULTS"):
+        assert not installed[name].is_relative_to(tmp_path)
+    assert runpy.run_path(str(ROOT / "helpers" / "paths.py"))["RESULTS"] == ROOT / "benchmarks" / "results"

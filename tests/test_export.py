@@ -80,6 +80,85 @@ def test_export_refuses(small, tmp_path, capsys):
     assert_same_tensors(tmp_path / "new.pth", path)
 
 
+def test_refresh_keeps_what_is_not_the_model(small):
+    """Other tensors than the model's, such as an adapter's, and files that only look like weights."""
+    _, folder = small
+    kept = ["adapter_model.safetensors", "adapter_config.json", "training_args.bin", "optimizer.bin", "a.safetensors",
+            "model.safetensors.bak", "model-best.safetensors", "pytorch_model.bin.old"]  # fmt: skip
+    stale = ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json",
+             "model-00002-of-00003.safetensors", "model.safetensors.index.json", "modeling_rwkv9.py"]  # fmt: skip
+    for name in kept + stale:
+        (folder / name).write_text(name)
+    refresh(folder, progress=False)
+    assert [(folder / name).read_text() for name in kept] == kept
+    assert not [name for name in stale if (folder / name).exists()]
+
+
+def test_refresh_drops_shards_of_any_name(small):
+    _, folder = small
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
+    index = {"weight_map": dict.fromkeys(load_file(folder / "part.safetensors"), "part.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    refresh(folder, progress=False)
+    assert [file.name for file in folder.glob("*.safetensors*")] == ["model.safetensors"]
+
+
+def cards(folder):
+    return {file.name: file.read_text(encoding="utf-8") for file in folder.glob("README*")}
+
+
+def test_refresh_loses_no_card(small):
+    """An edited card is kept each time, under a name of its own; a generated one, or one that is kept, is not."""
+    _, folder = small
+    (folder / "README.md").write_text("mine")
+    refresh(folder, progress=False)
+    generated = cards(folder)["README.md"]
+    assert cards(folder) == {"README.md": generated, "README.old.md": "mine"}
+    (folder / "README.md").write_text("edited")
+    refresh(folder, progress=False)
+    expected = {"README.md": generated, "README.old.md": "mine", "README.old2.md": "edited"}
+    assert cards(folder) == expected
+    for card in (generated, "mine", "edited"):
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        refresh(folder, progress=False)
+        assert cards(folder) == expected
+    (folder / "README.md").write_text("again")
+    refresh(folder, progress=False)
+    assert cards(folder) == expected | {"README.old3.md": "again"}
+
+
+def test_a_refreshed_card_does_not_say_what_happened_before(tmp_path):
+    """Whether numbers were rounded when the directory was made cannot be seen in it."""
+    path = synthetic.write_random_checkpoint(tmp_path / "a.pth", vocab_size=300, dtype=torch.float32)
+    folder = directory.convert(path, tmp_path / "converted", torch.float16, progress=False)
+    refresh(folder, progress=False)
+    card = cards(folder)["README.md"]
+    assert "The numbers are those of the model directory that this one was refreshed from" in card
+    assert "Converted" not in card
+    assert "rounded to float16" in cards(folder)["README.old.md"]
+
+
+def test_refresh_leaves_the_tokenizer_of_another_vocabulary(tmp_path, capsys):
+    """The published RWKV/rwkv-4-*-pile repositories have GPT-NeoX's tokenizer, and keep it."""
+    path = synthetic.write_random_checkpoint(tmp_path / "a.pth", "4", hidden_size=8, vocab_size=50277)
+    folder = tmp_path / "pile"
+    old_directory(folder, path, "4", 1, ".bin")
+    theirs = {name: f"content of {name}" for name in (
+        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt",
+        "tokenization_gpt.py", "added_tokens.json", "vocab.txt")}  # fmt: skip
+    for name, text in theirs.items():
+        (folder / name).write_text(text)
+    assert cli.main(["refresh", str(folder)]) == 0
+    assert {name: (folder / name).read_text() for name in theirs} == theirs
+    assert "# RWKV-4, converted" in cards(folder)["README.md"]
+    assert "AutoTokenizer" not in cards(folder)["README.md"]
+    assert not (folder / "pytorch_model.bin").exists()
+    assert cli.main(["refresh", str(folder), "--tokenizer"]) == 0
+    assert (folder / "tokenization_rwkv_world.py").is_file()
+    assert not (folder / "tokenization_gpt.py").exists()
+    assert "World" in cards(folder)["README.md"]
+
+
 def damage(folder, how):
     weights = folder / "model.safetensors"
     if how == "cut":
@@ -87,6 +166,14 @@ def damage(folder, how):
     elif how == "index":
         weights.unlink()
         (folder / "model.safetensors.index.json").write_text('{"weight_map": 3}')
+    elif how == "empty index":
+        weights.unlink()
+        (folder / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    elif how == "no tensors":
+        save_file({}, weights)
+    elif how == "adapter":
+        weights.unlink()
+        (folder / "adapter_config.json").write_text("{}")
     elif how == "shard":
         weights.unlink()
         (folder / "model.safetensors.index.json").write_text('{"weight_map": {"head.weight": "gone.safetensors"}}')
@@ -107,6 +194,9 @@ def damage(folder, how):
     [
         ("cut", "damaged"),
         ("index", "not an index"),
+        ("empty index", "names no file of weights"),
+        ("no tensors", "has no tensors"),
+        ("adapter", "holds an adapter without its model"),
         ("shard", "has no gone.safetensors"),
         ("foreign", "lm_head.weight is not a tensor of a converted RWKV model"),
         ("missing", "no tensor head.weight"),

@@ -1,18 +1,20 @@
 """Downloads and uploads against a Hub on this machine: resumed, checked, private, refused in one sentence."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
-from hub_stand_in import environment, local_hub
+from hub_stand_in import COMMIT, environment, local_hub
 
 from helpers import __main__ as cli
 from helpers.checkpoints import synthetic
 from helpers.checkpoints.files import sha256
 from helpers.conversion import directory, hub
+from helpers.proof.card import with_certificate
 from helpers.proof.certificate import (
     Certificate,
     LambadaResult,
@@ -100,6 +102,62 @@ def test_downloads_that_fail(model, tmp_path):
     assert "the Hub cannot be reached, and there is no copy in the cache" in unreachable
 
 
+def serve_checkpoint(tmp_path, model):
+    (tmp_path / "BlinkDL" / "world").mkdir(parents=True)
+    (tmp_path / "BlinkDL" / "world" / "a.pth").write_bytes(model[0].read_bytes())
+
+
+ANY_FILE = """
+import sys
+from huggingface_hub import hf_hub_download
+print(hf_hub_download("BlinkDL/world", "a.pth", local_files_only=True))
+"""
+
+
+def test_a_mirror_that_names_no_commit(model, tmp_path):
+    """huggingface_hub issues 1600 and 1796: the checked file is used, under its name, and found again offline."""
+    serve_checkpoint(tmp_path, model)
+    cache, commit = tmp_path / "cache", "f" * 40
+    asked = [["BlinkDL/world", "a.pth"], ["BlinkDL/world", "a.pth", "v2"], ["BlinkDL/world", "a.pth", commit]]
+    with local_hub(tmp_path, without=("X-Repo-Commit",)) as (address, requests):
+        found = run(DOWNLOAD, address, cache, json.dumps(asked))
+        assert len([request for request in requests if request.startswith("GET")]) == 1
+    snapshots, digest = blobs(cache).parent / "snapshots", sha256(model[0])
+    assert found == [str(snapshots / name / "a.pth") for name in (digest, digest, commit)]
+    assert all(sha256(path) == digest for path in snapshots.rglob("*.pth"))
+    assert run(ANY_FILE, address, cache) == found[:1]  # no network now
+    (tmp_path / "BlinkDL" / "world" / "a.pth").write_bytes(b"a newer one")
+    with local_hub(tmp_path, without=("X-Repo-Commit",)) as (address, _):
+        (newer,) = run(DOWNLOAD, address, cache, json.dumps(asked[:1]))
+    assert run(ANY_FILE, address, cache) == [newer] != found[:1]
+    with local_hub(tmp_path) as (address, _):  # the Hub itself: its commit takes the place
+        run(DOWNLOAD, address, cache, json.dumps(asked[:1]))
+    assert (blobs(cache).parent / "refs" / "main").read_text() == COMMIT
+    with local_hub(tmp_path, without=("X-Repo-Commit",)) as (address, _):  # and stays there
+        run(DOWNLOAD, address, cache, json.dumps(asked[:1]))
+    assert (blobs(cache).parent / "refs" / "main").read_text() == COMMIT
+
+
+@pytest.mark.parametrize("without", [("X-Repo-Commit", "ETag"), ("ETag",)])
+def test_a_mirror_that_sends_no_checksum(without, model, tmp_path):
+    serve_checkpoint(tmp_path, model)
+    with local_hub(tmp_path, without=without) as (address, requests):
+        (line,) = run(DOWNLOAD, address, tmp_path / "cache", json.dumps([["BlinkDL/world", "a.pth"]]))
+    assert f"{address} sends no commit or no checksum of the file" in line
+    assert "cannot be reached" not in line
+    assert not any(request.startswith("GET") for request in requests), "refused before the download"
+
+
+@pytest.mark.parametrize("without", [(), ("X-Repo-Commit",)])
+def test_a_cache_that_cannot_be_written(without, model, tmp_path):
+    serve_checkpoint(tmp_path, model)
+    (tmp_path / "file").touch()
+    with local_hub(tmp_path, without=without) as (address, _):
+        (line,) = run(DOWNLOAD, address, tmp_path / "file", json.dumps([["BlinkDL/world", "a.pth"]]))
+    assert f"the cache {tmp_path / 'file' / 'hub'} cannot be written (Not a directory)" in line
+    assert "set HF_HOME to another folder" in line
+
+
 PUSH = """
 import json, sys
 from helpers.__main__ import main
@@ -141,6 +199,17 @@ def certificate(converted):
 def test_a_certificate_comes_back_from_its_file(lambada):
     written = replace(certificate({"model.safetensors": "0" * 64}), lambada=lambada)
     assert Certificate.from_json(written.to_json()) == written
+
+
+def test_a_certificate_hides_nothing():
+    """One comparison that is not a number, none at all, or a tolerance that forgives everything: it shows."""
+    good = certificate({})
+    assert good.passed
+    bad = replace(good, runs=[*good.runs, replace(good.runs[0], max_abs_logit_diff=math.nan, max_state_diff=math.nan)])
+    assert math.isnan(bad.worst.max_abs_logit_diff)
+    assert math.isnan(bad.max_state_diff)
+    assert not replace(good, runs=[]).passed
+    assert "allowed: 1e-04 of that" in with_certificate("", good)
 
 
 def test_what_is_pushed(model, tmp_path, capsys):

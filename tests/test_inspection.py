@@ -23,7 +23,10 @@ def test_a_usual_checkpoint(version, tmp_path, capsys):
     ("version", "options", "sentence"),
     [
         ("5.0", {"vocab_size": 50277}, "as the Pile models do"),
-        ("5.0", {"vocab_size": 300}, "300 rows, not 65,536"),
+        ("5.0", {"vocab_size": 300}, "300 rows, not 65,536: World ids from there on have no row"),
+        ("5.0", {"vocab_size": 65529}, "65,529 rows, not 65,536: World ids from there on have no row"),
+        ("5.0", {"vocab_size": 65530}, "65,530 rows, not 65,536; the largest World id is 65,529"),
+        ("5.0", {"vocab_size": 65600}, "65,600 rows, not 65,536; the largest World id is 65,529"),
         ("5.0", {"layers": 1}, "one layer"),
         ("5.2", {"head_size": 32}, "32 channels, not 64"),
         ("5.2", {"attention_size": 128}, "Time-mix is 128 channels wide, the model 64"),
@@ -36,7 +39,7 @@ def test_a_usual_checkpoint(version, tmp_path, capsys):
     ],
 )
 def test_sizes(version, options, sentence, tmp_path):
-    found = inspection.oddities(write(tmp_path, version, **options))
+    found = inspection.inspect(write(tmp_path, version, **options), quick=True).odd
     assert len(found) == 1
     assert sentence in found[0]
 
@@ -45,11 +48,18 @@ def with_numbers(weights, name, value):
     weights[name] = torch.full_like(weights[name], value)
 
 
+def parts_of_a_buffer(weights):
+    buffer = torch.cat([weight.flatten() for weight in weights.values()] + [torch.zeros(7).bfloat16()])
+    parts = buffer.split([weight.numel() for weight in weights.values()] + [7])
+    weights |= {name: part.view(weights[name].shape) for name, part in zip(weights, parts, strict=False)}
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         (lambda w: w.update({"ln_out.bias": w["ln_out.bias"].float()}), "mixes dtypes: 45 bfloat16, 1 float32"),
-        (lambda w: w.update({"head.weight": w["emb.weight"]}), "share memory"),
+        (lambda w: w.update({"head.weight": w["emb.weight"]}), "emb.weight and head.weight share memory; convert"),
+        (parts_of_a_buffer, "holds 14 bytes that no tensor"),
         (
             lambda w: w.update({"head.weight": torch.ones(65537, 64).bfloat16()[:65536]}),
             "holds 128 bytes that no tensor",

@@ -101,6 +101,7 @@ def test_dtype_and_prefix_change_the_result_and_are_stated(models, tmp_path, cap
         (["--out", "no/such/folder.jsonl"], "There is no directory no/such for --out"),
         (["--out", "."], "--out . is a directory"),
         (["--device", "nonsense"], "Cannot use the device nonsense"),
+        (["--device", "meta"], "Cannot use the device meta"),
         (["--device", "cpu", "--device-map", "auto"], "Give --device or --device-map, not both"),
     ],
 )
@@ -317,6 +318,33 @@ def test_device_map_from_the_command_line(models, tmp_path, expected):
     out = tmp_path / "out.jsonl"
     assert cli.main([*arguments(models[1], out), "--device-map", "auto"]) == 0
     assert_same(read_complete(out)[1], expected)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_the_precision_of_the_process_is_put_back(models, monkeypatch, allowed):
+    """Also when the run ends in an error."""
+    seen = []
+    load_scorer = run.load_scorer
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", allowed)
+
+    def look(*args):
+        seen.append(torch.backends.cuda.matmul.allow_tf32)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return load_scorer(*args)
+
+    monkeypatch.setattr(run, "load_scorer", look)
+    options = run.RunOptions(model=models[1], limit=1, device="cpu", tf32=not allowed)
+    run.evaluate(options)
+    with pytest.raises(KeyboardInterrupt):
+        run.evaluate(options)
+    assert seen == [not allowed] * 2
+    assert torch.backends.cuda.matmul.allow_tf32 is allowed
+
+
+def test_a_dtype_that_is_not_there():
+    with pytest.raises(InputError, match="There is no dtype bf16; choose one of float32, bfloat16, float16"):
+        run.RunOptions(model=Path("model"), dtype="bf16")
 
 
 def test_repeated_passages_are_noted(models, tmp_path, capsys):

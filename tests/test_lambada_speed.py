@@ -39,8 +39,8 @@ def test_matrix_flops(checkpoint, tmp_path):
 
 def test_a_whole_run(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "bundled_checkpoint", lambda: checkpoint)
-    monkeypatch.setattr(speed, "WORK", tmp_path / "work")
-    out = tmp_path / "speed.json"
+    monkeypatch.setattr(speed, "BUILD", tmp_path / "build")
+    out = tmp_path / "results" / "speed.json"
     options = ["--limit", "6", "--repeat", "2", "--threads", "1", "--models", "bundled", "--out", str(out)]
     threads = torch.get_num_threads()
     try:
@@ -54,9 +54,31 @@ def test_a_whole_run(checkpoint, tmp_path, monkeypatch):
         assert len(row["runs"]["our_seconds"]) == len(row["runs"]["loop_seconds"]) == 2
         assert row["speedup"] == pytest.approx(row["loop_seconds"] / row["our_seconds"], rel=0.3)  # of rounded seconds
     assert recorded["rows"][0]["max_abs_logprob_diff_to_loop"] < 1e-4
-    assert not (tmp_path / "work").exists()
+    assert list((tmp_path / "build").iterdir()) == []
 
 
 def test_unknown_models_are_refused(capsys):
     assert cli.main(["bench", "lambada", "--data", str(passages.SAMPLE), "--models", "7B"]) == 2
     assert "There is no model 7B; choose of bundled, 0.1B" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["--limit", "--loop", "--repeat", "--threads", "--batch-tokens"])
+@pytest.mark.parametrize("number", ["0", "-1"])
+def test_numbers_below_1_are_refused(name, number, capsys, monkeypatch):
+    monkeypatch.setattr(speed, "measure", lambda *args: pytest.fail("measured"))
+    assert cli.main(["bench", "lambada", "--data", str(passages.SAMPLE), name, number]) == 2
+    assert f"{name} is {number}; give a number from 1 on" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_one_sentence(tmp_path, capsys):
+    options = ["--device", "cuda", "--out", str(tmp_path / "out.json")]
+    assert cli.main(["bench", "lambada", "--data", str(passages.SAMPLE), *options]) == 2
+    assert "Cannot use the device cuda" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_refused_first(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "out.json"
+    assert cli.main(["bench", "lambada", "--data", str(passages.SAMPLE), "--out", str(out)]) == 2
+    assert f"Cannot write into {tmp_path / 'file'}" in capsys.readouterr().err

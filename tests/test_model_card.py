@@ -28,6 +28,16 @@ def test_the_card_says_whether_numbers_changed(stored, dtype, sentence, tmp_path
     assert sentence in card_of(tmp_path, "5.0", stored, dtype)
 
 
+def test_a_model_that_the_native_class_cannot_load(tmp_path):
+    """With one layer, transformers' RWKV-4 divides by zero; the card must not send people there."""
+    path = synthetic.write_random_checkpoint(tmp_path / "a.pth", "4", layers=1, vocab_size=300)
+    out = directory.convert(path, tmp_path / "out", progress=False)
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "RwkvForCausalLM" not in card
+    assert "from_pretrained(folder, trust_remote_code=True" in card
+    assert "trust_remote_code=False" not in card
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_license_and_code(version, tmp_path):
     card = card_of(tmp_path, version, torch.bfloat16, None)

@@ -67,6 +67,11 @@ def test_the_state_is_carried_whatever_names_generate_knows(model, monkeypatch):
     assert model.generate(ids, **ENDLESS).tolist() == greedy(model, ids).tolist()
 
 
+def test_continuous_batching_is_refused_at_once(model):
+    with pytest.raises(NotImplementedError, match="use generate with a padded batch"):
+        model.generate_batch([[1, 2, 3]])
+
+
 def test_sampling(model):
     """Samples have the probabilities that the model gives them, differ from each other, and come back with the seed."""
     options = ENDLESS | {"do_sample": True, "temperature": 0.7, "top_k": 50, "num_return_sequences": 3}

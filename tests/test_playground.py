@@ -102,7 +102,7 @@ def test_errors_are_shown_in_the_widget(playground, monkeypatch):
     playground.prompt.value = "oops \ud83d"  # the tokenizer's error
     playground.button.click()
     playground.worker.wait(LIMIT)
-    assert "ValueError</b>: The text has a lone surrogate" in playground.status.value
+    assert "InputError</b>: The text has a lone surrogate" in playground.status.value
     monkeypatch.setattr(type(playground.model), "forward", lambda *args, **kwargs: 1 / 0)
     playground.prompt.value = "Hello"
     playground.button.click()

@@ -1,6 +1,9 @@
 """Properties of the tokenizers' parts for any vocabulary, and of the tools that compare and show tokens."""
 
+import json
 import re
+import shutil
+import subprocess
 
 import pytest
 from hypothesis import given, settings
@@ -19,9 +22,9 @@ from helpers.teaching.token_view import (
     trie_figure,
 )
 from helpers.tokenizer.check import Mismatch, find_mismatches, fuzz_texts, load_cases, reference_tokenizer
-from helpers.tokenizer.fast import build_fast_tokenizer, trie_regex
+from helpers.tokenizer.fast import CHAT_TEMPLATE, build_fast_tokenizer, trie_regex
 from helpers.tokenizer.trie import TrieTokenizer
-from helpers.tokenizer.vocab import read_vocab
+from helpers.tokenizer.vocab import read_vocab, token_to_chars
 
 # Few letters, so that words share beginnings; and characters that mean something in a regex.
 letters = st.sampled_from(list("ab \n]^-\\[|?.&é中"))
@@ -66,12 +69,37 @@ def test_trie_equals_the_reference_on_any_text(text):
 
 
 TRIE = TrieTokenizer(read_vocab())
+SMALL = {byte + 1: bytes([byte]) for byte in range(256)}
 
 
 def test_regex_of_a_small_vocabulary():
     assert trie_regex(["a", "ab", "abc", "b"]) == "(?:a(?:b(?:c)?)?|b)"
     assert trie_regex(["ax", "bx", "c"]) == "(?:[ab]x|c)"  # equal continuations are merged
     assert trie_regex(["a", "bx", "cy", "dz"], max_alternatives=2) == "(?:(?=[ab])(?:a|bx)|cy|dz)"
+
+
+def test_transformers_js_knows_all_parts():
+    """It has no ByteLevel normalizer and no ``select`` filter (transformers.js 4.3.1)."""
+    parts = json.loads(build_fast_tokenizer(SMALL).to_str())
+    assert parts["normalizer"] is None
+    assert [part["type"] for part in parts["pre_tokenizer"]["pretokenizers"]] == ["ByteLevel", "Split"]
+    assert (parts["model"]["type"], parts["decoder"]["type"]) == ("WordLevel", "ByteLevel")
+    assert "select" not in CHAT_TEMPLATE
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+def test_javascript_reads_the_regex_as_we_do():
+    vocab = read_vocab()
+    texts = [token_to_chars(text.encode()) for text in fuzz_texts(300, seed=9)]
+    expected = [[token_to_chars(vocab[index]) for index in TRIE.encode(text)] for text in fuzz_texts(300, seed=9)]
+    script = """
+        const [regex, texts] = JSON.parse(require("fs").readFileSync(0))
+        const pattern = new RegExp(regex, "gu")
+        console.log(JSON.stringify(texts.map(text => text.match(pattern) ?? [])))
+    """
+    given = json.dumps([trie_regex(map(token_to_chars, vocab.values())), texts])
+    done = subprocess.run(["node", "-e", script], input=given, capture_output=True, text=True, timeout=120, check=True)
+    assert json.loads(done.stdout) == expected
 
 
 def test_trie_names_a_byte_that_no_token_starts_with():

@@ -3,12 +3,17 @@
 The corpus is the project's own passages. Models are tiny, so that each test takes a few seconds.
 """
 
+import argparse
 import dataclasses
 import json
+import lzma
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,8 +24,12 @@ from helpers import __main__ as cli
 from helpers.checkpoints.files import load_checkpoint
 from helpers.checkpoints.format import describe_checkpoint
 from helpers.checkpoints.oracle import load_oracle
+from helpers.checkpoints.synthetic import write_random_checkpoint
 from helpers.checkpoints.versions import VERSIONS
+from helpers.conversion.directory import convert
 from helpers.errors import InputError
+from helpers.generation import serve
+from helpers.lambada import run as lambada_run
 from helpers.lambada.passages import read_texts
 from helpers.paths import ROOT
 from helpers.tokenizer.trie import TrieTokenizer
@@ -30,6 +39,7 @@ from helpers.training import augment, fast, model, options, run, trainer, window
 TINY = options.TrainOptions(
     layers=2, hidden=32, attention=32, ffn=64, windows=options.WindowOptions(length=32), batch=8, steps=12, warmup=4
 )
+TINY_52 = dataclasses.replace(TINY, version="5.2")
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +173,41 @@ def test_epochs_differ_and_do_not_depend_on_the_number_of_processes(corpus, epoc
     assert not np.array_equal(epochs.epoch(0)[0][:50], epochs.epoch(1)[0][:50])
 
 
-def test_a_folder_with_other_windows_is_refused(corpus, epochs):
-    with pytest.raises(InputError, match="other options"):
+def test_a_folder_with_other_windows_is_refused(corpus, epochs, tmp_path):
+    with pytest.raises(InputError, match="holds windows of another run: length 32, not 64"):
         windows.Windows(corpus, epochs.folder, dataclasses.replace(TINY.windows, length=64))
+    other = tmp_path / "other.txt"  # as many characters
+    other.write_text(corpus.read_text(encoding="utf-8").replace(" the ", " tho "), encoding="utf-8")
+    with pytest.raises(InputError, match=r"another run: corpus [0-9a-f]{12}, not [0-9a-f]{12}; give another folder"):
+        windows.Windows(other, epochs.folder, TINY.windows)
+
+
+def test_a_folder_of_something_else_is_left_alone(corpus, tmp_path):
+    """Nothing is written there, and what is not ours outlives a run."""
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds other files than windows"):
+        windows.Windows(corpus, tmp_path, TINY.windows)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    made = windows.Windows(corpus, tmp_path / "windows", TINY.windows)
+    made.epoch(0)
+    (made.folder / "notes.txt").write_text("mine")
+    made.remove()
+    assert [path.name for path in made.folder.iterdir()] == ["notes.txt"]
+
+
+def test_damaged_windows_are_one_sentence(corpus, tmp_path):
+    made = windows.Windows(corpus, tmp_path, TINY.windows)
+    made.epoch(0)
+    ids, _ = windows.shard_paths(tmp_path, 0, 5)
+    ids.write_bytes(ids.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"ids-0000-05\.npy: .*; remove that file, and it is made again"):
+        made.epoch(0)
+    ids.unlink()
+    windows.shard_paths(tmp_path, 0, 5)[1].unlink()
+    assert len(made.epoch(0)[0]) > 300
+    (tmp_path / windows.OPTIONS).write_text("{")
+    with pytest.raises(InputError, match=r"options\.json is damaged"):
+        windows.Windows(corpus, tmp_path, TINY.windows)
 
 
 # the model
@@ -263,12 +305,125 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(epochs, tmp_path):
         assert torch.equal(a, b), name
 
 
-def test_another_run_is_not_resumed(epochs, tmp_path):
-    run = small_run(epochs, tmp_path)
-    assert not run.resume()
-    list(run.train(save_every=3, progress=False, stop_after=3))
-    with pytest.raises(InputError, match="other options"):
-        small_run(epochs, tmp_path, learning_rate=1e-3).resume()
+def test_the_log_and_the_evaluations_of_a_killed_run(corpus, tmp_path, monkeypatch):
+    """Lines of steps that are made again are taken back, and what was measured before the kill is kept."""
+    monkeypatch.setattr(run, "measure", lambda run, documents: {"sample": "x"})
+    out, whole = tmp_path / "killed", tmp_path / "whole"
+    arguments = {"processes": 0, "device": "cpu", "progress": False, "save_every": 7}
+    run.train_from_text(corpus, whole, TINY, **arguments)
+    log = run.TrainingRun.log
+
+    def killed_at_step_11(self, bar, means):
+        if self.position.step == 11:
+            raise KeyboardInterrupt
+        return log(self, bar, means)
+
+    monkeypatch.setattr(run.TrainingRun, "log", killed_at_step_11)
+    with pytest.raises(KeyboardInterrupt):
+        run.train_from_text(corpus, out, TINY, **arguments)
+    monkeypatch.undo()
+    monkeypatch.setattr(run, "measure", lambda run, documents: {"sample": "x"})
+    with open(out / "log.jsonl", "a") as file:
+        file.write('{"step": 11, "tok')  # killed while it wrote
+    run.train_from_text(corpus, out, TINY, **arguments)
+
+    def steps(folder):
+        lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+        result = json.loads((folder / "result.json").read_text())
+        return [line["step"] for line in lines], [line["step"] for line in result["evaluations"]]
+
+    assert steps(out) == steps(whole) == (list(range(1, 13)), [3, 6, 9, 12])
+    assert (out / "model.pth").read_bytes() == (whole / "model.pth").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 1e-3}, "learning_rate 0.003, not 0.001"),
+        ({"windows": dataclasses.replace(TINY.windows, seed=2)}, "windows.seed 1, not 2"),
+        ({"layers": 1}, "layers 2, not 1"),
+        ({"tied": False}, "tied True, not False"),
+    ],
+)
+def test_another_run_is_not_resumed(epochs, tmp_path, changes, message):
+    first = small_run(epochs, tmp_path)
+    assert not first.resume()
+    list(first.train(save_every=3, progress=False, stop_after=3))
+    before = (tmp_path / "log.jsonl").read_bytes()
+    with pytest.raises(InputError, match=f"state.pt was saved by another run: {message}; give another folder"):
+        small_run(epochs, tmp_path, **changes).resume()
+    assert (tmp_path / "log.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [("corpus", "0" * 64, "corpus 0{12}, not"), ("device_type", "cuda", "device_type cuda, not cpu"),
+     ("package", "0.0.1", "package 0.0.1, not")],
+)  # fmt: skip
+def test_a_state_of_other_origin_is_not_resumed(epochs, tmp_path, name, value, message):
+    """Another corpus, a state that was saved on a GPU, another version of the package."""
+    first = small_run(epochs, tmp_path)
+    first.save()
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    state["origin"][name] = value
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(InputError, match=f"was saved by another run: {message}"):
+        small_run(epochs, tmp_path).resume()
+
+
+def test_a_damaged_state_is_one_sentence(epochs, tmp_path):
+    first = small_run(epochs, tmp_path)
+    first.save()
+    path = tmp_path / "state.pt"
+    content, state = path.read_bytes(), torch.load(path, weights_only=True)
+    for damaged in (b"", b"not a state", content[: len(content) // 2], content[:100] + b"?" * 100 + content[200:]):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"state\.pt is damaged, or of an older version; remove it to begin again"):
+            small_run(epochs, tmp_path).resume()
+    state["model"]["delta"] = state["model"]["delta"][:-1]  # a table of another size
+    torch.save(state, path)
+    with pytest.raises(InputError, match=r"state\.pt does not fit this run, or is damaged"):
+        small_run(epochs, tmp_path).resume()
+    for older in ({"options": "{}"}, [1], {"origin": 5}):
+        torch.save(older, path)
+        with pytest.raises(InputError, match=r"state\.pt"):
+            small_run(epochs, tmp_path).resume()
+    path.unlink()
+    (tmp_path / "log.jsonl").write_text("my own notes\nin two lines\n")
+    with pytest.raises(InputError, match=r"log\.jsonl is not the log of a training run"):
+        small_run(epochs, tmp_path).resume()
+    assert (tmp_path / "log.jsonl").read_text() == "my own notes\nin two lines\n"
+
+
+def test_a_run_that_goes_astray_says_so(epochs, tmp_path):
+    astray = small_run(epochs, tmp_path)
+    with torch.no_grad():
+        astray.model.delta[5] = float("nan")
+    with pytest.raises(InputError, match=r"The loss is nan after step 1: .* give a smaller learning rate"):
+        list(astray.train(progress=False))
+
+
+FULL = """
+import resource, signal, sys
+from helpers.__main__ import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # as a disk with little room
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("every", "name"), [("2", "state.pt"), ("0", "model.pth")])
+def test_a_full_disk_is_one_sentence(corpus, tmp_path, every, name):
+    sizes = ["--layers", "1", "--hidden", "8", "--attention", "8", "--ffn", "8", "--batch", "8", "--window", "16"]
+    command = ["train", "--corpus", str(corpus), "--out", str(tmp_path / "out"), "--steps", "4", "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, *command, *sizes, "--processes", "0", "--save-every", every],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: Cannot write {tmp_path / 'out' / name}: the disk may be full")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out" / name).exists()
 
 
 def test_the_learning_rate_warms_up_and_falls(epochs, tmp_path):
@@ -284,23 +439,214 @@ def test_the_learning_rate_warms_up_and_falls(epochs, tmp_path):
     assert rates[-1] < 0.05 * TINY.learning_rate
 
 
-def test_the_command(corpus, tmp_path, capsys):
+def command(corpus, out, *changes) -> list[str]:
     sizes = {"layers": 2, "hidden": 32, "attention": 32, "ffn": 32, "batch": 8, "window": 32, "processes": 1}
     sizes = [text for name, value in sizes.items() for text in (f"--{name}", str(value))]
+    arguments = ["train", "--corpus", str(corpus), "--out", str(out), "--steps", "8", "--device", "cpu", *sizes]
+    return [*arguments, *map(str, changes)]
+
+
+def test_the_command(corpus, tmp_path, capsys):
     data = tmp_path / "passages.jsonl"
     data.write_text("".join(json.dumps({"text": text}) + "\n" for text in read_texts(limit=5)), encoding="utf-8")
     out = tmp_path / "out"
-    arguments = ["train", "--corpus", str(corpus), "--out", str(out), "--steps", "8", "--lambada", str(data)]
-    assert cli.main([*arguments, *sizes, "--device", "cpu"]) == 0
+    assert cli.main(command(corpus, out, "--lambada", data)) == 0
     result = json.loads((out / "result.json").read_text())
     assert [line["step"] for line in result["evaluations"]] == [2, 4, 6, 8]
     assert result["evaluations"][-1]["lambada_perplexity"] > 1
     assert result["evaluations"][-1]["sample"].startswith(run.PROMPT)
+    assert (result["options"]["layers"], result["device_type"], len(result["corpus"])) == (2, "cpu", 64)
     assert sorted(path.name for path in out.iterdir()) == ["log.jsonl", "model.pth", "result.json"]
     assert cli.main(["train", "--corpus", str(tmp_path / "none"), "--out", str(out), "--steps", "1"]) == 2
     assert "Cannot read the corpus" in capsys.readouterr().err
     assert cli.main(["train", "--corpus", str(corpus), "--out", str(corpus), "--steps", "1"]) == 2
     assert "Cannot write into" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_left_as_it_is(corpus, tmp_path, capsys, monkeypatch):
+    """The same run does nothing; another corpus or another option is refused, and never given the old model."""
+    monkeypatch.setattr(run, "measure", lambda run, documents: {})
+    out = tmp_path / "out"
+    assert cli.main(command(corpus, out, "--save-every", 3)) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert "state.pt" in before
+    capsys.readouterr()
+
+    assert cli.main(command(corpus, out)) == 0
+    assert "model.pth was made by this run before; nothing is left to do" in capsys.readouterr().out
+    packed = tmp_path / "corpus.xz"
+    packed.write_bytes(lzma.compress(corpus.read_bytes()))
+    assert cli.main(command(packed, out)) == 0, "the same text"
+
+    other = tmp_path / "other.txt"
+    other.write_text(corpus.read_text(encoding="utf-8").replace(" the ", " tho "), encoding="utf-8")
+    for arguments, message in (
+        (command(other, out), r"made by another run: corpus [0-9a-f]{12}, not"),
+        (command(corpus, out, "--layers", 1), "made by another run: layers 2, not 1; give another --out"),
+        (command(corpus, out, "--steps", 9), "made by another run: steps 8, not 9"),
+        (command(corpus, out, "--window", 48), r"made by another run: windows\.length 32, not 48"),
+        (command(corpus, out, "--no-rename"), r"made by another run: windows\.rename True, not False"),
+    ):
+        capsys.readouterr()
+        assert cli.main(arguments) == 2
+        assert re.search(message, capsys.readouterr().err)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+    (out / "model.pth").unlink()  # a saved state, and windows, of another corpus are no better
+    assert cli.main(command(other, out)) == 2
+    assert re.search("state.pt was saved by another run: corpus", capsys.readouterr().err)
+    assert cli.main(command(corpus, out, "--no-styles")) == 2
+    assert "holds windows of another run: corpus" in capsys.readouterr().err
+
+
+def test_a_model_of_unknown_origin_is_not_overwritten(corpus, tmp_path, capsys):
+    (tmp_path / "model.pth").write_text("mine")
+    for content in (None, "{", "[]", "{}"):
+        if content:
+            (tmp_path / "result.json").write_text(content)
+        assert cli.main(command(corpus, tmp_path)) == 2
+        assert "model.pth" in capsys.readouterr().err
+    assert (tmp_path / "model.pth").read_text() == "mine"
+    assert not (tmp_path / "windows").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_too_little_memory_is_one_sentence(corpus, tmp_path, monkeypatch, capsys, error):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(run, "train", fail)
+    assert cli.main(command(corpus, tmp_path / "out", "--processes", 0)) == 2
+    assert "There is too little memory for this run" in capsys.readouterr().err
+
+
+# options
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attention": 200}, "attention is 200, which cannot be split into heads"),
+        ({"attention": 33}, "attention is 33, which cannot be split into heads"),
+        ({"attention": 1}, "attention is 1; give a whole number from 4 to 65,536"),
+        ({"version": "9"}, "There is no version '9'; choose one of 4, 5.0"),
+        ({"layers": 2.0}, "layers is 2.0; give a whole number"),
+        ({"batch": True}, "batch is True; give a whole number"),
+        ({"cooldown": 0.0}, "cooldown is 0.0"),
+        ({"warmup": 0}, "warmup is 0"),
+        ({"inserted_weight": -1.0}, "inserted_weight is -1.0"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan; give a number from 1e-09 to 1"),
+    ],
+)
+def test_options_that_cannot_be(changes, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        dataclasses.replace(TINY, **changes)
+
+
+def test_options_of_windows_that_cannot_be():
+    for changes, message in (({"length": 1}, "The window's length is 1; give"), ({"seed": -1}, "seed is -1")):
+        with pytest.raises(InputError, match=message):
+            options.WindowOptions(**changes)
+
+
+@pytest.mark.parametrize(
+    ("version", "attention", "length", "message"),
+    [
+        ("5.2", 32, 24, "The window's length is 24; on a GPU give a multiple of 16"),
+        ("5.2", 96, 32, "attention is 96; on a GPU give 32, 64, or a multiple of 64"),
+        ("5.0", 16, 32, "attention is 16; on a GPU"),
+        ("4", 48, 24, "attention is 48; on a GPU give a multiple of 32"),
+        ("4", 96, 24, None),
+        ("5.2", 64, 48, None),
+        ("5.0", 192, 256, None),
+    ],
+)
+def test_what_the_kernels_cannot_do_is_said_before(version, attention, length, message, epochs, tmp_path):
+    sizes = dataclasses.replace(
+        TINY, version=version, attention=attention, windows=options.WindowOptions(length=length)
+    )
+    if message is None:
+        sizes.check_kernel()
+        return
+    with pytest.raises(InputError, match=message):
+        trainer.TrainingRun(sizes, epochs, tmp_path, device="cuda")
+
+
+def test_the_limits_are_those_of_the_kernels():
+    source = (ROOT / "helpers" / "training" / "wkv_triton.py").read_text(encoding="utf-8")
+    assert f"\nCHUNK = {options.KERNEL_TOKENS} " in source
+    assert f"\nBLOCK = {options.KERNEL_CHANNELS} " in source
+
+
+VALUES = ("-1", "0", "1", "1.5", "300", "1e9", "nan", "inf", "-inf", "x", "", "9" * 30)
+TAKEN = {  # of these, by options whose numbers mean something; whole numbers below 300 by many more
+    "--learning-rate": {"1"},
+    "--minutes": {"1", "1.5", "300"},
+    "--repeated-weight": {"0", "1", "1.5", "300"},
+    "--layers": {"1", "300"},
+    "--hidden": {"300"},
+    "--attention": set(),  # 300 cannot be split into heads
+    "--ffn": {"300"},
+    "--batch": {"1", "300"},
+    "--window": {"300"},
+    "--head-rows": {"1", "300"},
+    "--table-bits": {"0", "1"},
+    "--seed": {"0", "1", "300"},
+    "--processes": {"0", "1"},
+    "--save-every": {"0", "1", "300"},
+    "--steps": {"1", "300"},
+    "--port": {"0"},  # lower ones may be in use, or reserved
+    "--max-tokens": {"1", "300", "9" * 30},
+    "--limit": {"1", "300", "9" * 30},
+    "--batch-tokens": {"1", "300", "9" * 30},
+}
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("options")
+    checkpoint = write_random_checkpoint(folder / "m.pth", hidden_size=32, head_size=16, dtype=torch.float32)
+    return convert(checkpoint, folder / "model", progress=False)
+
+
+@pytest.mark.parametrize("name", ["train", "serve", "lambada"])
+def test_every_number_that_a_command_is_given(name, corpus, converted, tmp_path, monkeypatch, capsys):
+    """Taken, or refused in one sentence with exit code 2; never a traceback. The work itself is left out."""
+
+    def work(*args, **kwargs):
+        raise KeyboardInterrupt  # exit code 130: the command came so far
+
+    monkeypatch.setattr(run, "Windows", lambda *args: SimpleNamespace(close=lambda: None))
+    for module, function in ((run, "train"), (serve, "start"), (lambada_run, "load_scorer")):
+        monkeypatch.setattr(module, function, work)
+    base = {
+        "train": ["--corpus", str(corpus), "--out", str(tmp_path / "out"), "--device=cpu"],
+        "serve": [str(converted), "--device=cpu", "--port=0"],
+        "lambada": ["--model", str(converted), "--device=cpu", "--limit=1"],
+    }[name]
+    parser = argparse.ArgumentParser()
+    cli.command_module(name).add_arguments(parser)
+    numbers = [action.option_strings[0] for action in parser._actions if action.type in (int, float)]
+    assert set(numbers) <= TAKEN.keys()
+    for option in numbers:
+        length = ["--steps=1"] if name == "train" and option not in ("--steps", "--minutes") else []
+        taken = set()
+        for value in VALUES:
+            try:
+                code = cli.main([name, *base, *length, f"{option}={value}"])
+            except SystemExit as error:  # by argparse
+                code = error.code
+            output = capsys.readouterr().err.splitlines()
+            if code == 130:
+                taken.add(value)
+                continue
+            assert code == 2, (option, value)
+            assert output[0].startswith(("usage: ", "error: ")), (option, value)
+            assert output[0].startswith("usage: ") or len(output) == 1, (option, value)
+        allowed = {value for value in VALUES if value.isdigit()} if option == "--port" else TAKEN[option]
+        assert TAKEN[option] <= taken <= allowed, option
 
 
 def test_a_kernel_takes_the_place_of_the_models_function():
@@ -319,10 +665,33 @@ def test_a_kernel_takes_the_place_of_the_models_function():
         assert all(block.attention.wkv is own for block in trained.model.blocks)
 
 
-def test_every_version_has_a_kernel():
-    """The table of versions names functions that exist; without Triton, they are found in the source."""
+def test_kernels_of_versions_exist():
+    """The table of versions names functions that there are; without Triton, they are found in the source."""
     source = (ROOT / "helpers" / "training" / "wkv_triton.py").read_text(encoding="utf-8")
-    assert all(f"\ndef {row.kernel}(" in source for row in VERSIONS.values())
+    assert all(f"\ndef {row.kernel}(" in source for row in VERSIONS.values() if row.kernel)
+
+
+@pytest.mark.parametrize("kernel", ["wkv5", None])
+def test_a_fast_step_leaves_nothing_behind(kernel, monkeypatch):
+    """On a GPU: the precision of matrix products, the functions of the model, and its kernel are put back."""
+    trained = new_model("5.2")
+    own = trained.model.blocks[0].attention.wkv
+    rows = {"5.2": dataclasses.replace(VERSIONS["5.2"], kernel=kernel)}
+    monkeypatch.setattr(fast, "VERSIONS", rows)
+    monkeypatch.setattr(fast, "triton_kernel", lambda name: name)
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: ("compiled", function))
+    monkeypatch.setattr(fast, "RecordedStep", lambda update: update)
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), model=trained, options=TINY_52, update="step")
+    before = torch.get_float32_matmul_precision()
+    with suppress(KeyboardInterrupt), fast.fast_step(on_gpu) as step:
+        assert step == "step"
+        assert torch.get_float32_matmul_precision() == "high"
+        assert trained.run_block[0] == "compiled"
+        assert (trained.model.blocks[0].attention.wkv is own) == (kernel is None)
+        raise KeyboardInterrupt
+    assert torch.get_float32_matmul_precision() == before
+    assert trained.run_block is model.block_forward
+    assert trained.model.blocks[0].attention.wkv is own
 
 
 def test_kernels_equal_the_models_own_functions():

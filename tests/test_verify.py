@@ -149,6 +149,9 @@ def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
         ([path, tmp_path], "not a converted model"),
         ([path, folder, "--data", "no.jsonl"], "no.jsonl"),
         ([path, folder, "--lengths", "0"], "at least one length"),
+        ([path, folder, "--tolerance", "nan"], "The tolerance is nan"),
+        ([path, folder, "--tolerance", "inf"], "The tolerance is inf"),
+        ([path, folder, "--tolerance", "0"], "The tolerance is 0.0"),
     ):
         assert cli.main(["verify", *map(str, arguments)]) == 2
         assert message in capsys.readouterr().err

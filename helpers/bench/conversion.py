@@ -16,6 +16,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from ..atomic import write_text
 from ..checkpoints.format import checkpoint_info, expected_shapes
 from ..errors import InputError
 from ..paths import BUILD, RESULTS
+from .checks import check_counts, check_output, make_folder
 
 SIZES = {  # of BlinkDL/rwkv-5-world: version, layers, hidden size
     "0.1B": ("5.0", 12, 768),
@@ -34,7 +36,6 @@ SIZES = {  # of BlinkDL/rwkv-5-world: version, layers, hidden size
     "3B": ("5.2", 32, 2560),
 }
 OUT = RESULTS / "conversion.json"
-WORK = BUILD / "benchmarks"
 CHILD = """
 import sys, time, torch
 print("ready", flush=True)
@@ -129,22 +130,27 @@ def measure(size: str, folder: Path, repeat: int) -> dict:
     }
 
 
-def run(sizes: Sequence[str] = tuple(SIZES), folder: Path = WORK, repeat: int = 3, out: Path = OUT) -> list[dict]:
-    """Measure some sizes in ``folder``, on the disk to measure; write and return the rows.
+def run(sizes: Sequence[str] = tuple(SIZES), folder: Path = BUILD, repeat: int = 3, out: Path = OUT) -> list[dict]:
+    """Measure some sizes; write and return the rows.
+
+    Args:
+        folder: on the disk to measure; what is in it stays as it is.
+        repeat: runs of each side, of which the median counts.
 
     Raises:
-        InputError: there is no such size.
+        InputError: there is no such size, ``repeat`` is below 1, the folders cannot be written, or this is not Linux.
     """
+    if platform.system() != "Linux":
+        raise InputError("This benchmark reads memory from /proc, which only Linux has; run it there.")
     if unknown := set(sizes) - SIZES.keys():
         raise InputError(f"There is no size {min(unknown)}; choose of {', '.join(SIZES)}.")
+    check_counts(repeat=repeat)
+    check_output(out)
+    make_folder(folder, "--folder")
     rows = []
     for size in sizes:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        try:
-            rows.append(measure(size, folder, repeat))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix="benchmark-", dir=folder) as scratch:
+            rows.append(measure(size, Path(scratch), repeat))
         print({name: value for name, value in rows[-1].items() if name != "runs"}, flush=True)
     machine = {"system": platform.system(), "cpus": os.cpu_count(), "torch": torch.__version__}
     write_text(out, json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")

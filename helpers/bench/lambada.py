@@ -13,8 +13,8 @@ import json
 import math
 import os
 import platform
-import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from ..checkpoints.bundled import bundled_checkpoint
 from ..checkpoints.oracle import fp32_copy, load_oracle
 from ..checkpoints.synthetic import write_random_checkpoint
 from ..conversion.directory import convert
-from ..conversion.loading import load_model
+from ..conversion.loading import choose_device, load_model
 from ..errors import InputError
 from ..lambada.comparison import compare_paired
 from ..lambada.passages import Document, read_texts
@@ -46,8 +46,8 @@ from ..lambada.protocol import (
 )
 from ..lambada.run import STRATEGIES
 from ..paths import BUILD, RESULTS
+from .checks import check_counts, check_output
 
-WORK = BUILD / "lambada_speed"
 MODELS = ("bundled", "0.1B")
 
 
@@ -140,6 +140,7 @@ def matrix_flops(model: Any, documents: list[Document]) -> float:
 def measure(
     name: str,
     checkpoint: Path,
+    folder: Path,
     documents: list[Document],
     device: str,
     loop_count: int | None,
@@ -149,21 +150,22 @@ def measure(
     """Return one row for each precision; the first is the reference that the others are compared with.
 
     Args:
+        folder: for the converted model, and a copy of the checkpoint.
         loop_count: passages for the article's loop, None for all.
         repeat: runs of each side.
         batch_tokens: in a batch of ours.
     """
-    folder = convert(checkpoint, WORK / f"{name}-converted", progress=False)
+    converted = convert(checkpoint, folder / "converted", progress=False)
     rows: list[dict] = []
     loop = reference = None
     for precision in PRECISIONS[device]:
         torch.backends.cuda.matmul.allow_tf32 = precision.tf32
         dtype = getattr(torch, precision.dtype)
         if loop is None or device == "cuda":  # a CPU runs the loop once, in fp32
-            oracle = load_oracle(fp32_copy(checkpoint, WORK), f"{device} {STRATEGIES[precision.dtype]}")
+            oracle = load_oracle(fp32_copy(checkpoint, folder), f"{device} {STRATEGIES[precision.dtype]}")
             loop = TimedSide(partial(article_loop, oracle), documents[:loop_count], device)
             loop.warm_up(8)
-        model = load_model(folder, dtype=dtype, device=device)
+        model = load_model(converted, dtype=dtype, device=device)
         ours = TimedSide(partial(our_batches, model, batch_tokens), documents, device)
         ours.warm_up(64)
         for _ in range(repeat):
@@ -255,22 +257,25 @@ def run(
         out: by default ``lambada_speed_cpu.json`` or ``lambada_speed_cuda.json`` among the recorded results.
 
     Raises:
-        InputError: there is no such model, or the passages cannot be read.
+        InputError: there is no such model or device, a number is below 1, or the passages cannot be read.
     """
     if unknown := set(models) - set(MODELS):
         raise InputError(f"There is no model {min(unknown)}; choose of {', '.join(MODELS)}.")
-    gpu = device == "cuda"
+    check_counts(limit=limit, loop=loop_count, repeat=repeat, threads=threads, batch_tokens=batch_tokens)
+    out = out or RESULTS / f"lambada_speed_{device}.json"
+    check_output(out)
+    gpu = choose_device(device) == "cuda"
     torch.set_num_threads(threads)
     documents = encode_world(read_texts(data, limit or (None if gpu else 300)))
-    out = out or RESULTS / f"lambada_speed_{device}.json"
+    BUILD.mkdir(parents=True, exist_ok=True)
     rows = []
     for name in models:
-        shutil.rmtree(WORK, ignore_errors=True)
-        checkpoint = bundled_checkpoint() if name == "bundled" else WORK / "0.1B.pth"
-        if name != "bundled":
-            write_random_checkpoint(checkpoint, layers=12, hidden_size=768, head_size=64)
-        tokens = batch_tokens or default_batch_tokens(device)
-        rows += measure(name, checkpoint, documents, device, loop_count or (300 if gpu else None), repeat, tokens)
+        with tempfile.TemporaryDirectory(prefix="lambada-speed-", dir=BUILD) as scratch:
+            folder = Path(scratch)
+            checkpoint = bundled_checkpoint() if name == "bundled" else folder / "0.1B.pth"
+            if name != "bundled":
+                write_random_checkpoint(checkpoint, layers=12, hidden_size=768, head_size=64)
+            tokens, loop = batch_tokens or default_batch_tokens(device), loop_count or (300 if gpu else None)
+            rows += measure(name, checkpoint, folder, documents, device, loop, repeat, tokens)
         write_text(out, json.dumps({"machine": machine(device), "rows": rows}, indent=2) + "\n")
-    shutil.rmtree(WORK, ignore_errors=True)
     return rows

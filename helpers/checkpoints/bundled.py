@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..atomic import replaced_file
 from ..errors import InputError
-from ..paths import BUILD, DATA, shown
+from ..paths import BUILD, DATA, IS_CHECKOUT, shown
 from .files import sha256
 
 BUNDLED_SHA256 = {
@@ -19,7 +19,8 @@ def bundled_checkpoint(name: str = "rwkv5-world-mini") -> Path:
     """Return the path of a checkpoint that the project carries, unpacked from ``data/`` into ``build/`` when needed.
 
     Raises:
-        InputError: no such checkpoint, or its contents do not have the recorded SHA-256.
+        InputError: no such checkpoint, or its contents do not have the recorded SHA-256, or the package was installed
+            without the repository, which alone has the trained checkpoints.
     """
     if name not in BUNDLED_SHA256:
         raise InputError(f"There is no bundled checkpoint {name!r}; choose one of {', '.join(BUNDLED_SHA256)}.")
@@ -27,6 +28,8 @@ def bundled_checkpoint(name: str = "rwkv5-world-mini") -> Path:
     if path.exists() and sha256(path) == BUNDLED_SHA256[name]:
         return path
     packed = DATA / f"{name}.pth.xz"
+    if not IS_CHECKOUT and not packed.exists():
+        raise InputError(f"{name} is not in an installed package; run this in a clone of the project's repository.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced_file(path) as partial:  # two processes may unpack at once
         try:

@@ -13,6 +13,8 @@ from .files import load_checkpoint
 from .versions import UNSUPPORTED, VERSIONS, CheckpointInfo, Shape
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+# what LoRA (with PiSSA and DoRA), Bone and DiSHA train beside a model's own tensors: PEFT and JL-er/RWKV-PEFT
+ADAPTER = re.compile(r"\.(init_)?lora_|\.bone$|\.disha$")
 
 
 def describe_checkpoint(path: str | Path) -> CheckpointInfo:
@@ -50,6 +52,15 @@ def describe(weights: dict[str, Tensor], source: str = "the checkpoint") -> Chec
 
 def refuse_other_models(weights: dict[str, Tensor], source: str) -> None:
     """Raise InputError for files that are no checkpoint of a supported version, naming what they are if it is known."""
+    if not weights:
+        raise InputError(f"{source} has no tensors; give the .pth file that BlinkDL or RWKV-LM wrote.")
+    if adapter := next(filter(ADAPTER.search, weights), None):
+        raise InputError(f"{source} has tensors of an adapter, such as {adapter}; merge them into their model first.")
+    if all(name.endswith(".time_state") for name in weights):
+        raise InputError(
+            f"{source} has only initial states, from state tuning (time_state); put them into one file with their "
+            "model's tensors, with torch.save({**torch.load(MODEL), **torch.load(STATES)}, NEW_FILE)."
+        )
     names = " ".join(weights)
     for version, sign in UNSUPPORTED.items():
         if "emb.weight" in weights and sign in names:

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .files import ZIP, first_bytes, is_finite, load_checkpoint, pieces
+from .files import ZIP, first_bytes, is_finite, load_checkpoint, pieces, sharing_memory
 from .format import describe
 from .versions import CheckpointInfo
 
 WORLD_ROWS, PILE_ROWS = 65536, 50277
+WORLD_IDS = 65530  # 0 to 65,529
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def inspect(path: str | Path, quick: bool = False) -> Inspection:
     """
     weights = load_checkpoint(path)
     info = describe(weights, str(path))
-    odd = odd_features(weights, info, Path(path)) + ([] if quick else list(odd_numbers(weights)))
+    odd = oddities(weights, info, Path(path)) + ([] if quick else list(odd_numbers(weights)))
     return Inspection(summary(info), odd)
 
 
@@ -50,13 +51,8 @@ def summary(info: CheckpointInfo) -> dict[str, str | int]:
     }
 
 
-def oddities(path: str | Path) -> list[str]:
-    """Return sentences about what is unusual in a checkpoint, from names and shapes alone."""
-    weights = load_checkpoint(path)
-    return odd_features(weights, describe(weights, str(path)), Path(path))
-
-
-def odd_features(weights: dict[str, Tensor], info: CheckpointInfo, path: Path) -> list[str]:
+def oddities(weights: dict[str, Tensor], info: CheckpointInfo, path: Path) -> list[str]:
+    """Return sentences about what is unusual in the checkpoint at ``path``, from names, shapes and places alone."""
     found = list(odd_sizes(info)) + list(odd_storage(weights))
     if not first_bytes(path).startswith(ZIP):
         found.append("The file has the format from before PyTorch 1.6, which must be read into memory as a whole.")
@@ -67,8 +63,10 @@ def odd_sizes(info: CheckpointInfo) -> Iterator[str]:
     """Yield what is unusual about version and sizes."""
     if info.vocab_size == PILE_ROWS:
         yield "The vocabulary has 50,277 rows, as the Pile models do: the World tokenizer does not fit this model."
-    elif info.vocab_size != WORLD_ROWS:
+    elif info.vocab_size < WORLD_IDS:
         yield f"The vocabulary has {info.vocab_size:,} rows, not 65,536: World ids from there on have no row."
+    elif info.vocab_size != WORLD_ROWS:
+        yield f"The vocabulary has {info.vocab_size:,} rows, not 65,536; the largest World id is 65,529."
     if info.layers == 1:
         yield "It has one layer, which the rwkv package (RWKV-5) and transformers' own class (RWKV-4) cannot load."
     if info.row.has_heads and info.head_size != 64:
@@ -87,8 +85,8 @@ def odd_sizes(info: CheckpointInfo) -> Iterator[str]:
 def odd_storage(weights: dict[str, Tensor]) -> Iterator[str]:
     """Yield what is unusual about how the numbers lie in the file."""
     storages = {w.untyped_storage().data_ptr(): w.untyped_storage().nbytes() for w in weights.values()}
-    if len(storages) < len(weights):
-        yield "Some tensors share memory; convert refuses that: save the checkpoint with clones of them."
+    if pair := sharing_memory(weights):
+        yield f"{' and '.join(pair)} share memory; convert refuses that: save the checkpoint with clones of both."
     unused = sum(storages.values()) - sum(weight.nbytes for weight in weights.values())
     if unused > 0:
         yield f"The file holds {unused:,} bytes that no tensor uses."

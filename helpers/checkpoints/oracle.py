@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from ..atomic import replaced_file
+from ..errors import InputError
 from ..paths import BUILD
-from .files import load_checkpoint, sha256
+from .files import load_checkpoint, save_checkpoint, sha256
+from .format import describe
+from .versions import CheckpointInfo
 
 
 def fp32_copy(path: str | Path, out_dir: Path = BUILD / "fp32") -> Path:
@@ -18,15 +21,19 @@ def fp32_copy(path: str | Path, out_dir: Path = BUILD / "fp32") -> Path:
 
     The package normalizes the embedding with ln0 *in the file's dtype*. For a bf16 file that rounding alone moves
     logits by up to 1e-2, so a comparison of mathematics has to start from an fp32 file. The values are the same.
+
+    Raises:
+        InputError: the checkpoint is unusable, the package cannot run its model, or the disk is full.
     """
     weights = load_checkpoint(path)
+    refuse_without_reference(describe(weights, str(path)), path)
     if Path(path).suffix == ".pth" and all(weight.dtype == torch.float32 for weight in weights.values()):
         return Path(path)
     out = out_dir / f"{Path(path).stem}-{sha256(Path(path))[:12]}.pth"
     if not out.exists():
         out_dir.mkdir(parents=True, exist_ok=True)
         with replaced_file(out) as partial:
-            torch.save({name: weight.float() for name, weight in weights.items()}, partial)
+            save_checkpoint({name: weight.float() for name, weight in weights.items()}, partial)
     return out
 
 
@@ -34,8 +41,14 @@ def load_oracle(path: str | Path, strategy: str = "cpu fp32") -> Any:
     """Return ``rwkv.model.RWKV`` for a ``.pth`` file.
 
     ``oracle.forward(ids, state, full_output)`` gives logits (T, V) or (V,) in fp32, and the state.
+
+    Raises:
+        InputError: the checkpoint is unusable, the package cannot run its model or does not know the strategy, or the
+            name does not end in ``.pth``.
     """
-    load_checkpoint(path)  # our clear errors instead of the package's
+    refuse_without_reference(describe(load_checkpoint(path), str(path)), path)  # clear errors instead of the package's
+    if Path(path).suffix != ".pth":
+        raise InputError(f"The rwkv package reads files that end in .pth only, and {path} does not; rename it.")
     os.environ["RWKV_JIT_ON"] = "1"
     os.environ["RWKV_CUDA_ON"] = "0"
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
@@ -44,9 +57,19 @@ def load_oracle(path: str | Path, strategy: str = "cpu fp32") -> Any:
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
     gc.freeze()  # it collects garbage after each block, and need not look for it in tokenizers with 65,536 tokens
     try:
-        return RWKV(model=str(path), strategy=strategy, verbose=False)
+        # an absolute path, since the package strips white space from both ends
+        return RWKV(model=str(Path(path).absolute()), strategy=strategy, verbose=False)
+    except (RuntimeError, ValueError, LookupError, AttributeError, AssertionError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InputError(f"The rwkv package cannot load {path} with the strategy {strategy!r}: {reason}.") from None
     finally:
         gc.unfreeze()
+
+
+def refuse_without_reference(info: CheckpointInfo, source: str | Path) -> None:
+    """Raise InputError for the few models that the ``rwkv`` package cannot run."""
+    for limit in info.row.oracle_limits(info):
+        raise InputError(f"The model in {source} is {limit}, which the rwkv package cannot run: no reference.")
 
 
 def oracle_state(state: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,6 +16,8 @@ Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]  # of tensors, by their names in the checkpoint
 Details = dict[str, Any]
 
+SHARED_CODE = ("rwkv_common.py", "rwkv_generation.py", "rwkv_inputs.py", "rwkv_requirements.py")  # of all versions
+
 
 @dataclass(frozen=True)
 class CheckpointInfo:
@@ -52,7 +54,7 @@ class VersionRow:
 
     name: str
     # the checkpoint
-    recognize: Callable[[Shapes], bool]  # is it of this version? Rows are asked in the order of the table
+    recognize: Callable[[Shapes], bool]  # is a checkpoint of this version, and of no other?
     count_heads: Callable[[Shapes], int]
     read_details: Callable[[Shapes, int, int], Details]  # of a checkpoint with H heads of N channels
     usual_details: Callable[[int, int], Details]  # what BlinkDL's files of this version have, for H and N
@@ -65,17 +67,18 @@ class VersionRow:
     config_class: str  # in hub_code/, as "file.Class"; without a file it is a class of transformers itself
     config_fields: Callable[[CheckpointInfo], Details]  # beyond the sizes that all versions have
     class_prefix: str  # "file.Prefix": the classes are PrefixModel and PrefixForCausalLM
-    native_class: str | None  # transformers' own class for the same directory
+    native_class: str | None  # transformers' own class for the same directory,
+    native_layers: int  # which needs at least so many layers
     code_files: tuple[str, ...]  # that travel with the model
     # what others can do with it
     oracle_limits: Callable[[CheckpointInfo], Iterable[str]]  # why the rwkv package cannot run a model, if it cannot
     summary: Callable[[CheckpointInfo], dict[str, str]]  # lines that only inspect shows
     oddities: Callable[[CheckpointInfo], Iterable[str]]  # sentences on what is unlike the published models
-    kernel: str  # name of the function in training/wkv_triton.py
+    kernel: str | None = None  # name of a function in training/wkv_triton.py, if there is a faster one for training
 
     def runs_natively(self, layers: int) -> bool:
-        """Say whether transformers' own class loads a model of so many layers; with one, it divides by zero."""
-        return self.native_class is not None and layers > 1
+        """Say whether transformers' own class loads a model of so many layers."""
+        return self.native_class is not None and layers >= self.native_layers
 
 
 def first_block(shapes: Shapes, name: str) -> Shape | None:
@@ -84,6 +87,24 @@ def first_block(shapes: Shapes, name: str) -> Shape | None:
 
 
 # RWKV-4 and RWKV-5: decay and bonus are plain tensors, mixing ratios one vector each
+
+
+def has_static_decay(shapes: Shapes) -> bool:
+    """Say whether the text does not change decays and mixing ratios, as it does from RWKV-6 on."""
+    return first_block(shapes, "time_decay") is not None and first_block(shapes, "time_maa_x") is None
+
+
+def has_head_norm(shapes: Shapes) -> bool:
+    return first_block(shapes, "ln_x.weight") is not None
+
+
+def has_gate(shapes: Shapes) -> bool:
+    return first_block(shapes, "gate.weight") is not None
+
+
+def has_decay_of_channels(shapes: Shapes) -> bool:
+    decay = first_block(shapes, "time_decay") or ()
+    return len(decay) > 1 and decay[1] > 1
 
 
 def block_4_and_5(info: CheckpointInfo) -> dict[str, Shape]:
@@ -128,7 +149,7 @@ def details_4(heads: int, head_size: int) -> Details:
 
 RWKV4 = VersionRow(
     name="4",
-    recognize=lambda shapes: first_block(shapes, "ln_x.weight") is None,
+    recognize=lambda shapes: has_static_decay(shapes) and not has_head_norm(shapes),
     count_heads=lambda shapes: 1,
     read_details=lambda shapes, heads, head_size: details_4(heads, head_size),
     usual_details=details_4,
@@ -142,7 +163,8 @@ RWKV4 = VersionRow(
     config_fields=lambda info: {"rescale_every": 0},
     class_prefix="modeling_rwkv4.Rwkv4",
     native_class="RwkvForCausalLM",
-    code_files=("modeling_rwkv4.py", "rwkv_common.py"),
+    native_layers=2,  # with one, it divides by zero
+    code_files=("modeling_rwkv4.py", *SHARED_CODE),
     oracle_limits=width_limit,
     summary=summary_4_and_5,
     oddities=lambda info: (),
@@ -222,7 +244,7 @@ def rwkv5(
 
     return VersionRow(
         name=name,
-        recognize=recognize,
+        recognize=lambda shapes: has_static_decay(shapes) and has_head_norm(shapes) and recognize(shapes),
         count_heads=lambda shapes: shapes["blocks.0.att.time_decay"][0],
         read_details=read_details_5,
         usual_details=usual_details,
@@ -235,7 +257,8 @@ def rwkv5(
         config_fields=lambda info: {"version": info.version, "head_size": info.head_size} | as_json(info.details),
         class_prefix="modeling_rwkv5.Rwkv5",
         native_class=None,
-        code_files=("configuration_rwkv5.py", "modeling_rwkv5.py", "rwkv_common.py"),
+        native_layers=0,
+        code_files=("configuration_rwkv5.py", "modeling_rwkv5.py", *SHARED_CODE),
         oracle_limits=oracle_limits,
         summary=summary_4_and_5,
         oddities=all_oddities,
@@ -248,27 +271,37 @@ def as_json(details: Details) -> Details:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in details.items()}
 
 
-def has_gate(shapes: Shapes) -> bool:
-    return first_block(shapes, "gate.weight") is not None
-
-
-def has_decay_of_channels(shapes: Shapes) -> bool:
-    decay = first_block(shapes, "time_decay") or ()
-    return len(decay) > 1 and decay[1] > 1
-
-
 VERSIONS: dict[str, VersionRow] = {
     row.name: row
     for row in (
         RWKV4,
-        rwkv5("5.0", lambda shapes: not has_gate(shapes), oracle_limits_of_one_number_a_head, odd_5_0, gated=False),
-        rwkv5("5.1", lambda shapes: not has_decay_of_channels(shapes), oracle_limits_of_one_number_a_head, odd_5_1),
-        rwkv5("5.2", has_decay_of_channels, oracle_limits_5, odd_logarithm, a_number_per_channel=True),
+        rwkv5(
+            "5.0",
+            lambda shapes: not has_gate(shapes),
+            oracle_limits_of_one_number_a_head,
+            odd_5_0,
+            gated=False,
+        ),
+        rwkv5(
+            "5.1",
+            lambda shapes: has_gate(shapes) and not has_decay_of_channels(shapes),
+            oracle_limits_of_one_number_a_head,
+            odd_5_1,
+        ),
+        rwkv5(
+            "5.2",
+            lambda shapes: has_gate(shapes) and has_decay_of_channels(shapes),
+            oracle_limits_5,
+            odd_logarithm,
+            a_number_per_channel=True,
+        ),
     )
 }
 
 # by the model_type of a configuration: a row of that type; versions of one type share code and classes
 MODEL_TYPES = {row.model_type: row for row in VERSIONS.values()}
+
+SUPPORTED = " and ".join(dict.fromkeys(f"RWKV-{name[0]}" for name in VERSIONS))  # for messages
 
 # versions that are known and not supported: the name, and a part of a tensor's name that no other version has
 UNSUPPORTED = {"RWKV-7": "att.x_r", "RWKV-6": "time_maa"}

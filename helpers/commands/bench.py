@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_conversion(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="for example 0.1B 0.4B (default: all up to 3B)")
-    parser.add_argument("--folder", type=Path, help="on the disk to measure (default: in build/)")
+    parser.add_argument("--folder", type=Path, help="on the disk to measure; what is in it stays (default: build/)")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each side, of which the median counts")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="default: in benchmarks/results/")
     parser.set_defaults(run=run_conversion)

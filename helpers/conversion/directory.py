@@ -12,18 +12,19 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from ..atomic import new_directory, refuse_existing
+from ..atomic import new_directory, refuse_existing, write_text
 from ..checkpoints.files import load_checkpoint
 from ..checkpoints.format import describe
+from ..checkpoints.inspection import WORLD_IDS, WORLD_ROWS
 from ..checkpoints.versions import CheckpointInfo
 from ..errors import InputError
 from ..tokenizer.fast import save_tokenizers
 from .configuration import code_files, model_config
 from .model_card import model_card
-from .weights import parse_size, total_bytes, write_weights
+from .sizes import SHARD_LIMIT, parse_size
+from .weights import total_bytes, write_weights
 
 TOKENIZER_BYTES = 3 * 10**6  # both tokenizers and the code
-SHARD_LIMIT = "5GB"
 
 
 @dataclass(frozen=True)
@@ -51,30 +52,49 @@ class Source:
 
 
 def convert(
-    checkpoint: str | Path,
+    checkpoint: str | Path | Source,
     out_dir: str | Path,
     dtype: torch.dtype | None = None,
     max_shard_size: str = SHARD_LIMIT,
     progress: bool = True,
+    with_tokenizer: bool = True,
 ) -> Path:
     """Convert ``checkpoint`` (.pth) into the new directory ``out_dir`` and return it.
 
     Args:
+        checkpoint: a file, or one that is open already.
         dtype: of the written tensors; by default each keeps its own.
         max_shard_size: a weights file holds at most this much, unless a single tensor is larger.
         progress: show a bar, in bytes.
+        with_tokenizer: write the World tokenizers; see :func:`refuse_other_vocabulary`.
 
     Raises:
         InputError: the checkpoint is unusable (see :mod:`helpers.checkpoints`), has a number that is not finite or two
             tensors in the same memory, or ``out_dir`` is not empty. Nothing appears under ``out_dir`` then.
     """
-    checkpoint, out_dir = Path(checkpoint), Path(out_dir)
+    out_dir = Path(out_dir)
     refuse_existing(out_dir)
-    source = Source.checkpoint(checkpoint)
     limit = parse_size(max_shard_size)
+    source = checkpoint if isinstance(checkpoint, Source) else Source.checkpoint(Path(checkpoint))
     with new_directory(out_dir) as folder:
-        write_model(folder, source, dtype, limit, progress=progress)
+        write_model(folder, source, dtype, limit, progress=progress, with_tokenizer=with_tokenizer)
     return out_dir
+
+
+def refuse_other_vocabulary(info: CheckpointInfo, source: Path) -> None:
+    """Raise InputError unless a model has as many rows as World models, so that the World tokenizers should fit it.
+
+    Of a model with other rows they would make nonsense, without any error: the ids of another vocabulary mean other
+    tokens. Whether they fit nonetheless, only the one who trained it can say.
+    """
+    rows = f"{source} has a vocabulary of {info.vocab_size:,} rows"
+    if info.vocab_size < WORLD_IDS:
+        raise InputError(f"{rows}, too few for the World tokenizers; convert it without them: --no-tokenizer.")
+    if info.vocab_size != WORLD_ROWS:
+        raise InputError(
+            f"{rows}, and World models have {WORLD_ROWS:,}; say --tokenizer if the World tokenizers fit nonetheless, "
+            "or --no-tokenizer."
+        )
 
 
 def write_model(
@@ -84,12 +104,14 @@ def write_model(
     shard_limit: int,
     context_length: int = 4096,
     progress: bool = True,
+    with_tokenizer: bool = True,
 ) -> None:
     """Write everything that a model directory holds into ``folder``.
 
     Args:
         dtype: of the written tensors; None keeps each its own.
         shard_limit: bytes.
+        with_tokenizer: write the World tokenizers, too.
 
     Raises:
         InputError: two tensors share memory, a number is not finite, or the disk has too little room.
@@ -100,10 +122,11 @@ def write_model(
     model_config(info, dtype or info.main_dtype, context_length).save_pretrained(folder)
     special_ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     GenerationConfig(**special_ids).save_pretrained(folder)  # type: ignore[no-untyped-call]  # transformers lacks types
-    save_tokenizers(folder)
+    if with_tokenizer:
+        save_tokenizers(folder)
     for file in code_files(info.row):
         shutil.copy(file, folder)
-    (folder / "README.md").write_text(model_card(info, source.path.name, dtype), encoding="utf-8")
+    write_text(folder / "README.md", model_card(info, source.path, dtype, with_tokenizer))
 
 
 def refuse_small_disk(folder: Path, needed: int) -> None:

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import torch
-
 from ..atomic import new_file, refuse_existing
-from ..errors import InputError
+from ..checkpoints.files import save_checkpoint
 from .reading import load_converted
 
 
@@ -21,8 +19,5 @@ def export(folder: str | Path, out: str | Path) -> Path:
     refuse_existing(out)
     weights, _ = load_converted(folder)
     with new_file(out) as partial:
-        try:
-            torch.save(weights, partial)  # tensor by tensor: the weights are memory-mapped
-        except RuntimeError:
-            raise InputError(f"Cannot write {out}: the disk may be full; nothing was left there.") from None
+        save_checkpoint(weights, partial)  # tensor by tensor: the weights are memory-mapped
     return out

@@ -1,20 +1,32 @@
 """The Hugging Face Hub: download BlinkDL's checkpoints, upload converted directories."""
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    FileMetadataError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 from huggingface_hub.file_download import HfFileMetadata, http_get, repo_folder_name
 from huggingface_hub.utils import build_hf_headers, filter_repo_objects, httpx, validate_repo_id
 
-from ..atomic import locked
+from ..atomic import link_or_copy, locked, replaced_file, write_text
 from ..checkpoints.files import sha256
+from ..checkpoints.inspection import WORLD_ROWS
 from ..errors import InputError
-from .reading import weight_files
+from .loading import check_directory, read_config
+from .reading import is_world
 
+SHA256, COMMIT = r"[0-9a-f]{64}", r"[0-9a-f]{40}"
+# errors of a folder or a disk, not of the network
+NOT_WRITTEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.ENAMETOOLONG}
 NOT_UPLOADED = [".*", "*/.*", "__pycache__/*", "*/__pycache__/*"]
 
 
@@ -26,21 +38,24 @@ def download_checkpoint(repo_id: str, file_name: str, revision: str | None = Non
     file gets its name only after its SHA-256 has been compared with the one that the Hub announces.
 
     Raises:
-        InputError: no network and no copy in the cache, no such repository, revision or file, or a damaged download.
+        InputError: no network and no copy in the cache, no such repository, revision or file, a damaged download, or a
+            cache that cannot be written.
     """
     where = f"{file_name} of {repo_id}" + (f" at {revision}" if revision else "")
-    with clear_errors(f"download {where}"):
+    with clear_errors(f"download {where}"), cache_at_fault(f"download {where}"):
         try:
             url = hf_hub_url(repo_id, file_name, revision=revision)
             metadata = get_hf_file_metadata(url)
         except (httpx.TransportError, OfflineModeIsEnabled):
             metadata = None
-        if metadata and re.fullmatch(r"[0-9a-f]{64}", metadata.etag or ""):  # a large file: the tag is its SHA-256
-            fetch(metadata, url, repo_id, where)
+        if metadata and re.fullmatch(SHA256, metadata.etag or ""):  # a large file: the tag is its SHA-256
+            blob = fetch(metadata, url, repo_id, where)
+            if metadata.commit_hash is None:
+                return name_in_cache(blob, file_name, revision or constants.DEFAULT_REVISION)
         return Path(hf_hub_download(repo_id, file_name, revision=revision, local_files_only=metadata is None))
 
 
-def fetch(metadata: HfFileMetadata, url: str, repo_id: str, where: str) -> None:
+def fetch(metadata: HfFileMetadata, url: str, repo_id: str, where: str) -> Path:
     """Put a large file into the cache, under its SHA-256 as the cache keeps it, unless it is there already.
 
     Raises:
@@ -50,7 +65,7 @@ def fetch(metadata: HfFileMetadata, url: str, repo_id: str, where: str) -> None:
     assert metadata.etag is not None  # it is the SHA-256
     blob = folder / metadata.etag
     if blob.exists():
-        return
+        return blob
     with locked(folder / f"{metadata.etag}.partial", Path(where)):
         partial = folder / f"{metadata.etag}.partial" / "data"
         with open(partial, "ab") as file:
@@ -60,6 +75,41 @@ def fetch(metadata: HfFileMetadata, url: str, repo_id: str, where: str) -> None:
             raise InputError(f"{where} arrived damaged: its SHA-256 is not the announced one; run the command again.")
         partial.replace(blob)
         partial.parent.rmdir()
+    return blob
+
+
+def name_in_cache(blob: Path, file_name: str, revision: str) -> Path:
+    """Give a file its name in the cache, and return it; for servers that do not say which commit they serve.
+
+    ``hf_hub_download`` refuses these, which mirrors and proxies often are (huggingface_hub, issues 1600 and 1796). The
+    file has been checked already, so its SHA-256 stands in the place of a commit.
+    """
+    repository = blob.parent.parent
+    commit = revision if re.fullmatch(COMMIT, revision) else blob.name
+    named = repository / "snapshots" / commit / file_name
+    if not named.exists():
+        named.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_file(named) as partial:
+            link_or_copy(blob.resolve(), partial)
+    reference = repository / "refs" / revision  # by which the file is found without a network; a real one stays
+    if commit == blob.name and (not reference.exists() or re.fullmatch(SHA256, reference.read_text())):
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        write_text(reference, commit)
+    return named
+
+
+@contextmanager
+def cache_at_fault(what: str) -> Iterator[None]:
+    """Say it in one sentence if the cache cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_WRITTEN:
+            raise
+        raise InputError(
+            f"Cannot {what}: the cache {constants.HF_HUB_CACHE} cannot be written ({error.strerror}); make room there, "
+            "or set HF_HOME to another folder."
+        ) from None
 
 
 @contextmanager
@@ -69,7 +119,12 @@ def clear_errors(what: str) -> Iterator[None]:
         yield
     except OfflineModeIsEnabled:
         raise InputError(f"Cannot {what}: the network is switched off by HF_HUB_OFFLINE; unset it first.") from None
-    except LocalEntryNotFoundError:
+    except LocalEntryNotFoundError as error:
+        if isinstance(error.__cause__, FileMetadataError):
+            raise InputError(
+                f"Cannot {what}: {constants.ENDPOINT} sends no commit or no checksum of the file, as a Hub does; set "
+                "HF_ENDPOINT to another server, or download the file yourself and give its path."
+            ) from None
         raise InputError(
             f"Cannot {what}: the Hub cannot be reached, and there is no copy in the cache; "
             "connect to the network, or download the file elsewhere and give its path."
@@ -86,11 +141,9 @@ def files_to_push(folder: Path) -> list[Path]:
     """Return the files of a converted directory that belong on the Hub: all but hidden ones.
 
     Raises:
-        InputError: ``folder`` is no converted directory.
+        InputError: ``folder`` holds no complete model, or a file of it is damaged.
     """
-    weight_files(folder)
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} is not a converted model: it has no config.json; give a directory made by convert.")
+    check_directory(folder, with_tokenizer=is_world(folder, read_config(folder).get("vocab_size", WORLD_ROWS)))
     names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
     return [folder / name for name in filter_repo_objects(names, ignore_patterns=NOT_UPLOADED)]
 

@@ -1,5 +1,7 @@
 """The README.md of a converted model: what it is, how to load it, where it came from, and the proof of it."""
 
+from pathlib import Path
+
 import torch
 
 from ..checkpoints.versions import CheckpointInfo
@@ -12,12 +14,19 @@ tags:
 - rwkv
 ---
 
-# RWKV-{version} World, converted from {source}
+# {name}, converted from {source}
 
 {parameters:,} parameters, {layers} layers, hidden size {hidden}, vocabulary of {vocab:,} rows.
 {numbers}
 
-```python
+{example}
+
+{note}
+
+{tokenizers}
+"""
+
+FROM_TEXT = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = "."  # this directory, or the name of this repository
@@ -25,16 +34,37 @@ tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code={trust})
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code={trust}, dtype="auto")
 inputs = tokenizer("The old man looked at the sea and", return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40)[0]))
+```"""
+
+FROM_IDS = """```python
+import torch
+from transformers import AutoModelForCausalLM
+
+folder = "."  # this directory, or the name of this repository
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code={trust}, dtype="auto")
+ids = torch.tensor([[1, 2, 3]])  # from the tokenizer that this model was trained with
+print(model.generate(ids, max_new_tokens=40)[0])
+```"""
+
+TOKENIZERS = """Two tokenizers are included, with the same ids: a fast one (`tokenizer.json`, no custom code), which
+`AutoTokenizer` loads, and one in readable Python (`tokenization_rwkv_world.py`), which is loaded by its name:
+
+```python
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+python_class = get_class_from_dynamic_module("tokenization_rwkv_world.RwkvWorldTokenizer", folder)
+tokenizer = python_class.from_pretrained(folder)
 ```
 
-{note}
+Id 0 is `<|endoftext|>`: start, end and padding."""
 
-Two tokenizers are included, with the same ids: a fast one (`tokenizer.json`, no custom code) and one in readable Python
-(`tokenization_rwkv_world.py`, used with `trust_remote_code=True`). Id 0 is `<|endoftext|>`: start, end and padding.
-"""
+NO_TOKENIZERS = """The World tokenizers are not for this model, which was trained with another vocabulary. Id 0 is taken
+as start, end and padding, as in World and Pile models; if it is not, correct `config.json` and
+`generation_config.json`."""
 
 UNCHANGED = "Converted without any change to the numbers from BlinkDL's format; only the names of the tensors differ."
 CAST = "Converted from BlinkDL's format: the numbers were rounded to {dtype}, and the names of the tensors differ."
+REFRESHED = "The numbers are those of the model directory that this one was refreshed from, without any change."
 
 NATIVE = """transformers loads this directory with its own `{native}`. With `trust_remote_code=True` it takes
 `{code}` instead, which reads the same weights and also decodes batches and heeds attention masks."""
@@ -43,25 +73,38 @@ CUSTOM = """The model's code is in this directory (`{code}`, written for transfo
 allow it to run with `trust_remote_code=True`."""
 
 
-def model_card(info: CheckpointInfo, source: str, dtype: torch.dtype | None = None) -> str:
-    """Return the card of a model converted from the file named ``source``; ``dtype`` is what all tensors were cast to.
+def model_card(info: CheckpointInfo, source: Path, dtype: torch.dtype | None, with_tokenizer: bool) -> str:
+    """Return the card of a converted model.
 
     The license is that of this project and of BlinkDL's World models; change it if the checkpoint has another.
+
+    Args:
+        source: the checkpoint that was converted, or the directory that was refreshed.
+        dtype: what all tensors were cast to.
+        with_tokenizer: it is a World model, and has the World tokenizers.
     """
-    native = info.row.native_class
+    native = info.row.native_class if info.row.runs_natively(info.layers) else None
     code = info.row.class_prefix.partition(".")[0] + ".py"
-    kept = dtype is None or all(holds(dtype, getattr(torch, old)) for old in info.dtypes)
+    trust = native is None
     return TEMPLATE.format(
-        version=info.version,
-        source=source,
+        name=f"RWKV-{info.version}{' World' if with_tokenizer else ''}",
+        source=source.name,
         parameters=info.parameters,
         layers=info.layers,
         hidden=info.hidden_size,
         vocab=info.vocab_size,
-        numbers=UNCHANGED if kept else CAST.format(dtype=str(dtype).removeprefix("torch.")),
-        trust=native is None,
+        numbers=REFRESHED if source.is_dir() else sentence_on_numbers(info, dtype),
+        example=(FROM_TEXT if with_tokenizer else FROM_IDS).format(trust=trust),
         note=(NATIVE if native else CUSTOM).format(native=native, code=code),
+        tokenizers=TOKENIZERS if with_tokenizer else NO_TOKENIZERS,
     )
+
+
+def sentence_on_numbers(info: CheckpointInfo, dtype: torch.dtype | None) -> str:
+    """Say whether a change to ``dtype``, or to none, rounded any number."""
+    if dtype is None or all(holds(dtype, getattr(torch, old)) for old in info.dtypes):
+        return UNCHANGED
+    return CAST.format(dtype=str(dtype).removeprefix("torch."))
 
 
 def holds(dtype: torch.dtype, other: torch.dtype) -> bool:

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from ..checkpoints.files import load_checkpoint
 from ..checkpoints.format import describe
+from ..checkpoints.inspection import WORLD_ROWS
 from ..checkpoints.names import hub_name, pth_name
 from ..checkpoints.versions import CheckpointInfo
 from ..errors import InputError
+from ..tokenizer.fast import TOKENIZER_CODE
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # in the order in which transformers looks for them
 
@@ -29,12 +31,18 @@ def weight_files(folder: Path) -> list[Path]:
             try:
                 names = list(dict.fromkeys(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
                 files = [folder / Path(name).name for name in names]  # a plain name: nothing outside of the folder
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except OSError as error:
+                raise InputError(f"Cannot read {index}: {error.strerror}; the file itself may be intact.") from None
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 raise InputError(f"{index} is not an index of weights; get the file again.") from None
+            if not files:
+                raise InputError(f"{index} names no file of weights; get it again.")
             missing = [file.name for file in files if not file.is_file()]
             if missing:
                 raise InputError(f"{folder} has no {missing[0]}, which its index names; get that file.")
             return files
+    if (folder / "adapter_config.json").is_file():
+        raise InputError(f"{folder} holds an adapter without its model; merge the two with merge_and_unload of peft.")
     raise InputError(f"{folder} is not a converted model: it has no {WHOLE[0]}; give a directory made by convert.")
 
 
@@ -55,6 +63,11 @@ def load_converted(folder: str | Path) -> tuple[dict[str, Tensor], CheckpointInf
     return weights, describe(weights, str(folder))
 
 
+def is_world(folder: Path, vocab_size: int) -> bool:
+    """Say whether the World tokenizers belong to a model directory: it has the rows of a World model, or their code."""
+    return vocab_size == WORLD_ROWS or (folder / TOKENIZER_CODE).is_file()
+
+
 def load_weights(file: Path) -> dict[str, Tensor]:
     """Return the tensors of one weights file, in the order in which they stand there."""
     if file.suffix != ".safetensors":
@@ -62,5 +75,9 @@ def load_weights(file: Path) -> dict[str, Tensor]:
     try:
         with safe_open(file, framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.offset_keys()}
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise InputError(f"Cannot read {file}: {error}; the file itself may be intact.") from None
+    except SafetensorError as error:
+        if str(error).startswith("Path "):  # the library, written in Rust, wants a path in UTF-8
+            raise InputError(f"Cannot read {file}: its path is not UTF-8; rename what is not.") from None
         raise InputError(f"{file} is not a safetensors file, or is damaged ({error}); get it again.") from None

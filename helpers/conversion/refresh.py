@@ -4,43 +4,61 @@ The published RWKV/rwkv-4-world-* and RWKV/rwkv-5-world-* repositories have the 
 ``.bin`` files, a ``config.json`` with sizes typed by hand, and modeling code for transformers 4.
 """
 
+import filecmp
 import json
 import os
 import shutil
+from itertools import chain, count
 from pathlib import Path
 
-from ..atomic import replaced_directory
+from ..atomic import link_or_copy, replaced_directory
+from ..checkpoints.inspection import WORLD_ROWS
 from ..errors import InputError
-from .directory import SHARD_LIMIT, Source, write_model
-from .reading import load_converted
-from .weights import parse_size
+from .directory import Source, write_model
+from .reading import load_converted, weight_files
+from .sizes import SHARD_LIMIT, parse_size
 
-# what the new directory does not take over from the old one, beside files that it has itself
+# what the new directory does not take over from the old one, beside its weights and files that it has itself
 REPLACED = (
-    "*.safetensors",
-    "*.bin",
-    "*.safetensors.index.json",
-    "*.bin.index.json",
+    "model.safetensors",  # what else there is of weights: transformers would take some of it first
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model-*-of-*.bin",
+    "pytorch_model.bin.index.json",
     "configuration_*.py",
     "modeling_*.py",
-    "tokenization_*.py",
-    "hf_rwkv_tokenizer.py",
     "rwkv*_op.cpp",
     "wkv*_cuda*",
+    "parity.json",
+    "__pycache__",
+)
+REPLACED_WITH_TOKENIZERS = (
+    "tokenization_*.py",
+    "hf_rwkv_tokenizer.py",
     "vocab.txt",
     "rwkv_vocab_*",
     "special_tokens_map.json",
     "added_tokens.json",
-    "parity.json",
-    "__pycache__",
+    "chat_template.jinja",
+    "additional_chat_templates",
 )
 
 
-def refresh(folder: str | Path, max_shard_size: str = SHARD_LIMIT, progress: bool = True) -> Path:
+def refresh(
+    folder: str | Path,
+    max_shard_size: str = SHARD_LIMIT,
+    progress: bool = True,
+    with_tokenizer: bool | None = None,
+) -> Path:
     """Replace a converted directory by what :func:`.directory.convert` would make today, and return it.
 
     Names, sizes and version are read from the tensors; only the context length comes from the old configuration. Other
     files stay as they are, and the old model card as ``README.old.md``.
+
+    Args:
+        with_tokenizer: write the World tokenizers, or leave what tokenizer there is; by default, write them if the
+            model has as many rows as World models.
 
     Raises:
         InputError: ``folder`` has no weights of a supported RWKV model, or the disk is full. Then nothing has changed.
@@ -49,9 +67,12 @@ def refresh(folder: str | Path, max_shard_size: str = SHARD_LIMIT, progress: boo
     source = Source(folder.resolve(), *load_converted(folder))
     context_length = old_context_length(folder)
     limit = parse_size(max_shard_size)
+    if with_tokenizer is None:
+        with_tokenizer = source.info.vocab_size == WORLD_ROWS
     with replaced_directory(folder) as new:
-        write_model(new, source, None, limit, context_length, progress)
-        keep_other_files(folder, new)
+        write_model(new, source, None, limit, context_length, progress, with_tokenizer)
+        keep_other_files(folder, new, REPLACED + (REPLACED_WITH_TOKENIZERS if with_tokenizer else ()))
+        keep_card(folder, new)
         del source  # Windows does not rename a directory with files that are mapped
     return folder
 
@@ -68,13 +89,12 @@ def old_context_length(folder: Path) -> int:
     return length if isinstance(length, int) and length > 0 else 4096
 
 
-def keep_other_files(old: Path, new: Path) -> None:
-    """Take over what is not replaced, as links to the same data where the file system has them, and the old card."""
+def keep_other_files(old: Path, new: Path, replaced: tuple[str, ...]) -> None:
+    """Take over what is not replaced, as links to the same data where the file system has them."""
+    weights = weight_files(old)
     for path in old.iterdir():
         target = new / path.name
-        if path.name == "README.md" and not (old / "README.old.md").exists():
-            target = new / "README.old.md"
-        if target.exists() or any(path.match(pattern) for pattern in REPLACED):
+        if target.exists() or path in weights or any(path.match(pattern) for pattern in replaced):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.copytree(path, target, symlinks=True, copy_function=link_or_copy)
@@ -82,9 +102,11 @@ def keep_other_files(old: Path, new: Path) -> None:
             link_or_copy(path, target)
 
 
-def link_or_copy(source: str | Path, target: str | Path) -> None:
-    """Make ``target`` a second name of the file ``source``, or a copy where that is not possible."""
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(source, target, follow_symlinks=False)
+def keep_card(old: Path, new: Path) -> None:
+    """Take over the old card under a free name, unless it is the new one, or was kept by an earlier refresh."""
+    card = old / "README.md"
+    kept = (path for path in new.glob("README*.md") if path.is_file())
+    if not card.is_file() or any(filecmp.cmp(card, path, shallow=False) for path in kept):
+        return
+    names = chain(["README.old.md"], (f"README.old{number}.md" for number in count(2)))
+    link_or_copy(card, next(new / name for name in names if not os.path.lexists(new / name)))

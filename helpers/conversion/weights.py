@@ -6,7 +6,6 @@ same reason shards are planned here: ``huggingface_hub`` moves a tensor that is 
 """
 
 import json
-import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..checkpoints.files import is_finite, pieces
+from ..checkpoints.files import is_finite, pieces, sharing_memory
 from ..checkpoints.names import hub_name
 from ..errors import InputError
 
@@ -56,20 +55,9 @@ def write_weights(
 
 
 def refuse_shared_memory(weights: Weights, source: Path) -> None:
-    """Raise InputError if two tensors are views of the same memory, which safetensors cannot express."""
-    owners: dict[int, str] = {}
-    for name, weight in weights.items():
-        other = owners.setdefault(weight.untyped_storage().data_ptr(), name)
-        if other != name:
-            raise InputError(f"{source}: {other} and {name} share memory; save the checkpoint with clones of both.")
-
-
-def parse_size(text: str) -> int:
-    """Return the number of bytes of a size such as ``5GB``, ``200MB`` or ``1000``."""
-    match = re.fullmatch(r"(\d+)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
-    if not match or int(match[1]) == 0:
-        raise InputError(f"The shard size {text!r} is not a size; write for example 5GB or 200MB.")
-    return int(match[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[match[2].upper()]
+    """Raise InputError if two tensors have bytes in common, which the converted files would not show."""
+    if pair := sharing_memory(weights):
+        raise InputError(f"{source}: {' and '.join(pair)} share memory; save the checkpoint with clones of both.")
 
 
 def size_of(weight: Tensor, dtype: torch.dtype | None) -> int:

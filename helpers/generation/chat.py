@@ -7,7 +7,7 @@ from typing import Any
 
 from ..tokenizer.vocab import read_vocab
 from .prompts import END_OF_TURN, chat_prompt
-from .sampling import Sampling, stream
+from .sampling import Sampling, encode_whole, stream
 
 
 @cache
@@ -35,7 +35,7 @@ class Chat:
 
     def encode(self, text: str) -> list[int]:
         """Return ids; what a user types is ordinary text, with ``<|endoftext|>`` too."""
-        return self.tokenizer(text, split_special_tokens=True)["input_ids"]
+        return encode_whole(self.tokenizer, text, split_special_tokens=True)
 
     def reply(self, text: str) -> Generator[str, None, None]:
         """Answer ``text``: yield the answer so far, longer by a token each time, until a blank line or the last token.

@@ -4,6 +4,9 @@ They are plain text, no special tokens. A prompt ends right after a colon: the s
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..errors import InputError
 
 GREETING = (  # a first exchange that sets the tone, as in BlinkDL's and the original project's demos
     {"role": "user", "content": "hi"},
@@ -14,6 +17,7 @@ GREETING = (  # a first exchange that sets the tone, as in BlinkDL's and the ori
     },
 )
 END_OF_TURN = "\n\n"  # where an answer in a chat ends
+NAMES = {"system": "System", "developer": "System", "user": "User", "assistant": "Assistant"}  # of the roles
 
 
 def without_blank_lines(text: str) -> str:
@@ -38,10 +42,33 @@ def instruction_prompt(instruction: str, input: str = "") -> str:
     return chat_prompt([*GREETING, {"role": "user", "content": instruction}])
 
 
-def chat_prompt(messages: Iterable[Mapping[str, str]]) -> str:
+def chat_prompt(messages: Iterable[Mapping[str, Any]]) -> str:
     """Return ``User: ... Assistant: ...`` up to the ``Assistant:`` that the model continues.
 
     The same as ``tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)``.
+
+    Args:
+        messages: each with a ``role`` and a ``content``, a text or a list of parts ``{"type": "text", "text": ...}``.
+
+    Raises:
+        InputError: a message has another role, or a content that is not text.
     """
-    turns = (f"{message['role'].capitalize()}: {without_blank_lines(message['content'])}" for message in messages)
+    turns = (f"{name_of_role(message)}: {without_blank_lines(text_of_message(message))}" for message in messages)
     return END_OF_TURN.join((*turns, "Assistant:"))
+
+
+def name_of_role(message: Mapping[str, Any]) -> str:
+    """Return how the World chat format names the role of a message."""
+    if message.get("role") not in NAMES:
+        raise InputError(f"The World chat format has the roles system, user and assistant, not {message.get('role')}.")
+    return NAMES[message["role"]]
+
+
+def text_of_message(message: Mapping[str, Any]) -> str:
+    """Return the content of a message as one text."""
+    content = message.get("content")
+    parts = content if isinstance(content, list | tuple) else [{"text": content}]
+    texts: list[Any] = [part.get("text") if isinstance(part, Mapping) else None for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError(f"The World chat format has text only, not {str(content)[:40]}.")
+    return "".join(texts)

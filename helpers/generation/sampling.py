@@ -4,7 +4,7 @@
 left after any token, has random numbers of its own, and hands out the state, so that a later call goes on from there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,11 +14,14 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
+    StoppingCriteria,
     TemperatureLogitsWarper,
     TopPLogitsWarper,
 )
 
 from ..errors import InputError
+
+COLDEST = 1e-3  # a lower temperature counts as 0: logits divided by it would no longer be numbers
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         ranges = {
-            "temperature": (self.temperature >= 0, "0 or more"),
+            "temperature": (0 <= self.temperature < float("inf"), "0 or more"),
             "top_p": (0 < self.top_p <= 1, "more than 0 and at most 1"),
-            "repetition_penalty": (self.repetition_penalty > 0, "more than 0"),
+            "repetition_penalty": (0 < self.repetition_penalty < float("inf"), "more than 0"),
             "presence_penalty": (abs(self.presence_penalty) < float("inf"), "a finite number"),
             "max_new_tokens": (self.max_new_tokens >= 1, "1 or more"),
             "seed": (0 <= self.seed < 2**63, "0 or more"),
@@ -52,6 +55,11 @@ class Sampling:
         for name, (good, allowed) in ranges.items():
             if not good:
                 raise InputError(f"{name} is {getattr(self, name)}; give {allowed}.")
+
+    @property
+    def greedy(self) -> bool:
+        """Say whether always the most probable token is taken."""
+        return self.temperature < COLDEST
 
 
 class PresencePenalty(LogitsProcessor):
@@ -76,7 +84,7 @@ class SuppressAtBegin(LogitsProcessor):
     ``SuppressTokensAtBeginLogitsProcessor`` does the same, but goes through the whole vocabulary for each token.
     """
 
-    def __init__(self, tokens: tuple[int, ...], prompt_length: int):
+    def __init__(self, tokens: Sequence[int], prompt_length: int):
         self.tokens, self.prompt_length = list(tokens), prompt_length
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -87,18 +95,35 @@ class SuppressAtBegin(LogitsProcessor):
         return scores.index_fill(1, ruled_out, -torch.inf)
 
 
+class StopStrings(StoppingCriteria):
+    """End a text where a stop string is complete; the prompt does not count.
+
+    ``StopStringCriteria`` first goes through the whole vocabulary, and does not see a character that two tokens share.
+    """
+
+    def __init__(self, stops: list[str], tokenizer: Any, prompt_length: int):
+        self.stops, self.tokenizer, self.prompt_length = stops, tokenizer, prompt_length
+        self.longest = max(len(stop.encode()) for stop in stops)  # a token has at least one byte
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        """Return for each row whether it ends, (B,), given the ids (B, T) of prompt and text so far."""
+        ends = self.tokenizer.batch_decode(input_ids[:, self.prompt_length :][:, -self.longest :])
+        found = [any(stop in end for stop in self.stops) for end in ends]
+        return torch.tensor(found, device=input_ids.device)
+
+
 def logits_processors(settings: Sampling, prompt_length: int = 0) -> LogitsProcessorList:
     """Return what changes the logits before the choice, in the order that ``generate`` has."""
     processors = LogitsProcessorList()
     if settings.repetition_penalty != 1:
-        processors.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
+        processors.append(RepetitionPenaltyLogitsProcessor(float(settings.repetition_penalty)))
     if settings.presence_penalty != 0:
         processors.append(PresencePenalty(settings.presence_penalty, prompt_length))
     if settings.begin_suppress_tokens:
         processors.append(SuppressAtBegin(settings.begin_suppress_tokens, prompt_length))
-    if settings.temperature not in (0, 1):
+    if settings.temperature != 1 and not settings.greedy:
         processors.append(TemperatureLogitsWarper(float(settings.temperature)))
-    if settings.temperature != 0 and settings.top_p < 1:
+    if settings.top_p < 1 and not settings.greedy:
         processors.append(TopPLogitsWarper(settings.top_p))
     return processors
 
@@ -127,7 +152,7 @@ def stream(model: Any, ids: list[int], settings: Sampling, state: tuple | None =
         output = model(unread, state=state, use_cache=True, logits_to_keep=1)
         state = output.state
         scores = processors(cast(torch.LongTensor, context), output.logits[:, -1].float())
-        if settings.temperature == 0:
+        if settings.greedy:
             unread = scores.argmax(dim=-1, keepdim=True)
         else:
             unread = torch.multinomial(scores.softmax(dim=-1), num_samples=1, generator=generator)
@@ -146,12 +171,27 @@ def end_tokens(model: Any) -> list[int]:
     return end if isinstance(end, list) else [end]
 
 
+def encode_whole(tokenizer: Any, text: str, **options: Any) -> list[int]:
+    """Return the ids of a text.
+
+    Raises:
+        InputError: it has half a character, a lone surrogate, which no tokenizer can encode.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"The text has a lone surrogate, such as half an emoji, at position {error.start}; write it again."
+        ) from None
+    return tokenizer(text, **options)["input_ids"]
+
+
 def stream_text(model: Any, tokenizer: Any, prompt: str, settings: Sampling) -> Iterator[str]:
     """Yield the continuation of ``prompt``, longer by one token each time; the last one is the whole.
 
     A character that is not complete yet is held back until its last token comes.
     """
     new_ids: list[int] = []
-    for token, _ in stream(model, tokenizer(prompt)["input_ids"], settings):
+    for token, _ in stream(model, encode_whole(tokenizer, prompt), settings):
         new_ids.append(token)
         yield tokenizer.decode(new_ids).rstrip("\ufffd")

@@ -1,52 +1,38 @@
 """Serve a converted directory over HTTP with ``transformers serve``: an API that clients of OpenAI's API understand.
 
 ``transformers serve DIR`` itself serves models whose class is part of transformers, such as RWKV-4. It fails for the
-others, because it looks the class up by name in transformers, with ``--trust-remote-code`` too. :func:`serving` puts
-the class there first. It takes this project's own code; nothing in the directory is executed.
+others, because it looks the class up by name in transformers, with ``--trust-remote-code`` too. :func:`serving` hands
+it a model that is loaded already, of this project's own class; nothing in the directory is executed. So a model that
+was saved after fine-tuning can be served as well.
 """
 
 import json
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForCausalLM
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedTokenizerFast, StoppingCriteriaList
 from transformers import logging as transformers_logging
 from transformers.utils import is_serve_available
 
-from ..checkpoints.versions import MODEL_TYPES, VersionRow
-from ..conversion.configuration import language_model_class
+from ..conversion.loading import check_directory, choose_device, load_model
 from ..errors import InputError
+from .sampling import PresencePenalty, StopStrings, SuppressAtBegin
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")  # auto: as in the directory
 STARTUP = 600  # seconds after which a server that does not answer has failed
 
 
-def version_row(folder: Path) -> VersionRow:
-    """Return the row of the table of versions that ``config.json`` points to.
-
-    Raises:
-        InputError: the folder holds no converted model, or its name has an ``@``.
-    """
-    if "@" in str(folder):
-        raise InputError(f"{folder} has an @ in its name, which the server reads as a revision; rename it.")
-    try:
-        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(
-            f"{folder} is not a converted model: it has no usable config.json; run convert first."
-        ) from None
-    row = MODEL_TYPES.get(str(model_type))
-    if row is None:
-        raise InputError(f"{folder} holds a model of type {model_type}; this command serves RWKV-4 and RWKV-5.")
-    return row
-
-
 def refuse_used_port(host: str, port: int) -> None:
-    """Raise InputError if another program listens on ``port``; 0 is any free port."""
+    """Raise InputError if another program listens on ``port``, or there is no such port; 0 is any free one."""
+    if not 0 <= port < 65536:
+        raise InputError(f"There is no port {port}; choose a --port from 1 to 65535, or 0 for a free one.")
     try:
         with socket.create_server((host, port)):
             pass
@@ -62,59 +48,130 @@ def serving(
     device: str = "auto",
     dtype: str = "auto",
     quiet: bool = True,
+    max_tokens: int = 4096,
 ) -> Iterator[str]:
     """Serve ``folder`` in the background and yield the address, such as ``http://127.0.0.1:8000/v1``.
 
-    The name of the model is that of the folder, as given. Beyond what ``transformers serve`` does:
+    The name of the model is that of the folder, as given. Chats and completions are answered, with or without a stream.
+    Beyond what ``transformers serve`` does:
 
-    - The model is listed at ``/models``.
-    - Requests sample, with their temperature and top_p, unless ``temperature`` is 0, as in OpenAI's API. By itself, the
-      server ignores both if the model's ``generation_config.json`` does not ask for sampling.
+    - A request is checked, and refused in one sentence if it has a wrong value, or asks for what is not done here:
+      several answers, log-probabilities, tools, or a format of the response. See :mod:`.api`.
+    - Requests sample, with their temperature and top_p, unless ``temperature`` is 0, as in OpenAI's API.
+    - An answer in a chat does not begin with a line break, and ends at a blank line, if the client gives no ``stop``. A
+      stop string is not part of the answer.
     - The name of a special token in a message is ordinary text.
 
     Args:
         host: 127.0.0.1 lets in programs on this computer only.
         port: 0 takes a free one.
+        device: ``auto`` takes all GPUs that there are, or else the CPU.
+        dtype: of the weights, one of ``DTYPES``.
         quiet: print warnings of the server only, no line for each request.
+        max_tokens: the longest answer that a client may ask for.
 
     Raises:
-        InputError: no converted model, the port is in use, or the packages for serving are not installed.
+        InputError: no complete model, no such device, the port is in use, or packages for serving are not installed.
     """
     if not is_serve_available():
         raise InputError("Serving needs fastapi, uvicorn and openai; run pip install -r requirements.txt.")
     folder = Path(folder)
-    row = version_row(folder)
+    if dtype not in DTYPES:
+        raise InputError(f"There is no dtype {dtype}; choose one of {', '.join(DTYPES)}.")
+    if max_tokens < 1:
+        raise InputError(f"max_tokens is {max_tokens}; give a number from 1 on.")
+    check_directory(folder, with_tokenizer=True)
+    place = "auto" if device == "auto" else choose_device(device)
     refuse_used_port(host, port)
-    if row.native_class is None:
-        register(row)
-    from transformers.cli.serve import Serve  # slow to import
-
-    settings = {"tokenizer_kwargs": {"split_special_tokens": True}}
     with messages(quiet):
-        server = Serve(
-            force_model=str(folder),
-            host=host,
-            port=port,
-            device=device,
-            dtype=dtype,
-            chat_template_kwargs=json.dumps(settings),
-            log_level="error" if quiet else "warning",
-            non_blocking=True,
-        )
+        model = load_model(folder, dtype=dtype, device_map=place, own_class=True)
+        tokenizer = load_tokenizer(folder, model)
+        server = start(model, tokenizer, str(folder), max_tokens, host=host, port=port, quiet=quiet)
         try:
-            offer_model(server, folder)
             wait_for(server)
             yield f"http://{host}:{used_port(server)}/v1"
         finally:
             server.kill_server()
 
 
-def offer_model(server: Any, folder: Path) -> None:
-    """Load the model, list it, and let requests sample, as described in :func:`serving`."""
-    manager = server._model_manager
-    manager.get_gen_models = lambda: [{"id": str(folder), "object": "model", "created": 0, "owned_by": "local"}]
-    model, _ = manager.load_model_and_processor(manager.process_model_name(str(folder)))
-    model.generation_config.update(do_sample=True, top_k=0)
+def load_tokenizer(folder: Path, model: Any) -> PreTrainedTokenizerFast:
+    """Return the fast tokenizer of a directory, whatever class it was saved from.
+
+    Raises:
+        InputError: it cannot be loaded, has no chat template, or has more tokens than the model.
+    """
+    remedy = f"run python -m helpers refresh {folder}"
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    except Exception as error:  # the tokenizers library raises nothing more special
+        raise InputError(f"Cannot load the tokenizer of {folder}: {error}; {remedy}.") from None
+    if tokenizer.chat_template is None:
+        raise InputError(f"The tokenizer of {folder} has no chat template; {remedy}.")
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise InputError(f"{folder} has a model of {rows:,} tokens and a tokenizer of {len(tokenizer):,}; {remedy}.")
+    return tokenizer
+
+
+def start(
+    model: Any, tokenizer: PreTrainedTokenizerFast, name: str, max_tokens: int, host: str, port: int, quiet: bool
+) -> Any:
+    """Start ``transformers serve`` with a model that is loaded already, behind :class:`.api.Gate`, and return it."""
+    from transformers.cli.serve import Serve  # slow to import
+    from transformers.cli.serving.model_manager import TimedModel
+
+    from .api import NAME, Gate, Served
+
+    model.generate = partial(generate, model.generate)
+    defaults = json.loads(model.generation_config.to_json_string())
+    served = Served(name, model.get_input_embeddings().num_embeddings, defaults, max_tokens)
+
+    class Server(Serve):
+        def start_server(self) -> None:  # called at the end of its __init__
+            manager: Any = self._model_manager
+            manager.force_model = NAME
+            manager.loaded_models[manager.process_model_name(NAME)] = TimedModel(model, -1, tokenizer)
+            config: Any = self.server.config
+            config.app = Gate(config.app, served)
+            super().start_server()
+
+    settings = {"tokenizer_kwargs": {"split_special_tokens": True}}
+    return Server(
+        host=host,
+        port=port,
+        chat_template_kwargs=json.dumps(settings),
+        log_level="error" if quiet else "warning",
+        non_blocking=True,
+    )
+
+
+def generate(
+    of_model: Callable[..., Tensor],
+    input_ids: Tensor,
+    generation_config: GenerationConfig,
+    tokenizer: Any,
+    **inputs: Any,
+) -> Tensor:
+    """Generate with this project's means where those of transformers are slow: see :mod:`.sampling`.
+
+    For each request with a stop string, transformers goes through the whole vocabulary, which takes half a second.
+    """
+    prompt_length = input_ids.shape[1]
+    processors, criteria = LogitsProcessorList(), StoppingCriteriaList()
+    if penalty := getattr(generation_config, "presence_penalty", 0):
+        processors.append(PresencePenalty(penalty, prompt_length))
+    if first := generation_config.begin_suppress_tokens:
+        processors.append(SuppressAtBegin(first, prompt_length))
+    if stops := generation_config.stop_strings:
+        criteria.append(StopStrings(stops, tokenizer, prompt_length))
+    generation_config.update(begin_suppress_tokens=None, stop_strings=None)
+    return of_model(
+        input_ids=input_ids,
+        generation_config=generation_config,
+        logits_processor=processors,
+        stopping_criteria=criteria,
+        **inputs,
+    )
 
 
 def used_port(server: Any) -> int:
@@ -139,17 +196,6 @@ def messages(quiet: bool) -> Iterator[None]:
         for logger in loggers:
             logger.removeFilter(important)
         transformers_logging.set_verbosity(verbosity)
-
-
-def register(row: VersionRow) -> None:
-    """Let transformers find this project's class of a version by itself, as if it were its own."""
-    from transformers.cli.serving import model_manager
-
-    model_class = language_model_class(row)
-    AutoConfig.register(row.model_type, model_class.config_class, exist_ok=True)
-    AutoModelForCausalLM.register(model_class.config_class, model_class, exist_ok=True)
-    # where the server looks for what config.json calls `architectures`
-    setattr(model_manager.transformers, model_class.__name__, model_class)
 
 
 def wait_for(server: Any) -> None:

@@ -11,6 +11,10 @@ version  decay             bonus                  gate
 =======  ================  =====================  ====================
 """
 
+from .rwkv_requirements import require_transformers
+
+require_transformers()  # before the import that an older one would fail at
+
 from transformers import PreTrainedConfig
 
 

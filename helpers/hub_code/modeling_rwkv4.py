@@ -13,6 +13,10 @@ transformers' own ``RwkvForCausalLM`` loads the same directory; this class also 
 masks, saves unchanged weights after a forward, and works with beam search and with a single layer.
 """
 
+from .rwkv_requirements import require_transformers
+
+require_transformers()  # before the imports that an older one would fail at
+
 import math
 
 import torch

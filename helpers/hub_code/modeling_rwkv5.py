@@ -11,12 +11,14 @@ with ``w = exp(-exp(time_decay))``. In 5.0 and 5.1, w and u are one number a hea
 never depends on the text, which makes the chunked form below possible.
 """
 
+from .configuration_rwkv5 import Rwkv5Config  # first: it says which transformers is needed
+
+# isort: split
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from .configuration_rwkv5 import Rwkv5Config
 from .rwkv_common import (
     Fp32GroupNorm,
     RwkvForCausalLM,

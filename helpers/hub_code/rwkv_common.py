@@ -24,7 +24,14 @@ device.
 Padding: where ``attention_mask`` is 0, a token is as if it were not there. Real tokens are moved to the front of each
 row, every module is told how many there are (``lengths``), and the hidden states are moved back at the end. So padding
 on the left, on the right or in the middle gives the logits and the state of the unpadded text.
+
+Packing: several texts one behind the other in a row, with ``position_ids`` that begin again at 0, or ``seq_idx``, or
+``cu_seq_lens_q``. They are cut into rows of their own, which begin with an empty state.
 """
+
+from .rwkv_requirements import require_transformers
+
+require_transformers()  # before the imports that an older one would fail at
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,20 +39,44 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import ModelOutput
 
+from .rwkv_generation import RwkvGenerationMixin
+from .rwkv_inputs import (
+    CACHE_NAMES,
+    Packing,
+    State,
+    fitting_mask,
+    front_order,
+    given_state,
+    given_tokens,
+    refuse_unknown,
+    reorder_tokens,
+    text_starts,
+)
+
 READ_AT_ONCE = 2048  # tokens: a longer prompt is read in pieces when only its last logits are wanted
+LOSS_OPTIONS = ("num_items_in_batch", "ignore_index", "shift_labels")  # of transformers' loss for causal models
 HALVE_EVERY = 6  # blocks: how often the residual stream is halved in fp16, as in the rwkv package, to stay below 65504
 
 
-State = tuple[Tensor, Tensor, Tensor]
+class WithState(ModelOutput):
+    """An output whose state is found, too, by ``get`` and a name of a cache, as transformers' utilities ask for it."""
+
+    state: State | None
+
+    def get(self, key, default=None):
+        if key in CACHE_NAMES and self.state is not None:
+            return self.state
+        return super().get(key, default)
 
 
 @dataclass
-class RwkvOutput(ModelOutput):
+class RwkvOutput(WithState):
     """Output of the model without its head: hidden states (B, T, D) and the state after the last token."""
 
     last_hidden_state: Tensor | None = None
@@ -54,7 +85,7 @@ class RwkvOutput(ModelOutput):
 
 
 @dataclass
-class RwkvCausalLMOutput(ModelOutput):
+class RwkvCausalLMOutput(WithState):
     """Output of the language model: loss (), logits (B, T, V) and the state after the last token."""
 
     loss: Tensor | None = None
@@ -222,6 +253,10 @@ class RwkvModel(RwkvPreTrainedModel):
         state: State | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        position_ids: Tensor | None = None,
+        seq_idx: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
         return_dict: bool | None = None,
         **kwargs,
     ) -> RwkvOutput | tuple:
@@ -230,17 +265,34 @@ class RwkvModel(RwkvPreTrainedModel):
         Args:
             input_ids: (B, T) int64; or ``inputs_embeds``: (B, T, D).
             attention_mask: (B, T) or longer (then its last T columns count), 1 for real tokens, 0 for padding.
-            state: what an earlier call returned; ``None`` starts afresh.
-            use_cache: return the state; by default only in evaluation mode.
+            state: what an earlier call returned; ``None`` starts afresh. Also under the names of ``CACHE_NAMES``.
+            use_cache: return the state; by default only in evaluation mode. Of packed rows it is that of the last text.
+            position_ids, seq_idx, cu_seq_lens_q: where packed texts begin, see :func:`.rwkv_inputs.text_starts`.
 
         Raises:
-            ValueError: not exactly one of ``input_ids`` and ``inputs_embeds``, no tokens, or a mask of another shape.
+            ValueError: not exactly one of ``input_ids`` and ``inputs_embeds``, no tokens, a mask of another shape, a
+                cache of another kind, a state for packed rows, or attentions are asked for.
+            TypeError: an unknown keyword.
         """
+        state = given_state(state, kwargs)
+        refuse_unknown(kwargs, output_attentions)
         tokens = given_tokens(input_ids, inputs_embeds)
         hidden = self.embeddings(tokens) if inputs_embeds is None else tokens
-        use_cache = (self.config.use_cache and not self.training) if use_cache is None else use_cache
-        with_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        use_cache = bool(self.config.use_cache and not self.training) if use_cache is None else use_cache
+        with_hidden = bool(self.config.output_hidden_states) if output_hidden_states is None else output_hidden_states
+        starts = text_starts(hidden, attention_mask, position_ids, seq_idx, cu_seq_lens_q)
+        if starts is None:
+            output = self.read(hidden, attention_mask, state, use_cache, with_hidden)
+        elif state is None:
+            output = self.read_packed(hidden, attention_mask, starts, use_cache, with_hidden)
+        else:
+            raise ValueError("packed texts begin afresh: give a state only with rows of a single text")
+        return output.to_tuple() if return_dict is False else output
 
+    def read(
+        self, hidden: Tensor, attention_mask: Tensor | None, state: State | None, use_cache: bool, with_hidden: bool
+    ) -> RwkvOutput:
+        """Let embedded tokens (B, T, D) through all blocks; arguments as of :meth:`forward`."""
         order, lengths = front_order(attention_mask, hidden)
         if order is not None:
             hidden = reorder_tokens(hidden, order)
@@ -266,58 +318,40 @@ class RwkvModel(RwkvPreTrainedModel):
         if use_cache:
             time_shift, wkv, channel_shift = (torch.stack(part, dim=1) for part in zip(*new_states, strict=True))
             new_state = time_shift, wkv, channel_shift
-        output = RwkvOutput(
+        return RwkvOutput(
             last_hidden_state=hidden_states[-1],
             state=new_state,
             hidden_states=tuple(hidden_states) if with_hidden else None,
         )
-        return output.to_tuple() if return_dict is False else output
+
+    def read_packed(
+        self, hidden: Tensor, attention_mask: Tensor | None, starts: Tensor, use_cache: bool, with_hidden: bool
+    ) -> RwkvOutput:
+        """Read rows of several texts, which begin at ``starts`` (B, T), each text as a row of its own."""
+        packing = Packing.of(starts)
+        mask = fitting_mask(attention_mask, hidden)
+        real = torch.ones_like(starts) if mask is None else mask.to(hidden.device) != 0
+        rows = self.read(packing.unpack(hidden), packing.unpack(real), None, use_cache, with_hidden=True)
+        hidden_states = tuple(packing.pack(x) for x in rows.hidden_states or ())
+        state = None
+        if rows.state is not None:
+            time_shift, wkv, channel_shift = (packing.last_texts(part) for part in rows.state)
+            state = time_shift, wkv, channel_shift
+        return RwkvOutput(
+            last_hidden_state=hidden_states[-1], state=state, hidden_states=hidden_states if with_hidden else None
+        )
 
 
-def given_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-    """Return whichever is given: ids (B, T) or embeddings (B, T, D)."""
-    given = [tokens for tokens in (input_ids, inputs_embeds) if tokens is not None]
-    if len(given) != 1:
-        raise ValueError("give exactly one of input_ids and inputs_embeds")
-    tokens = given[0]
-    if tokens.shape[1] == 0:
-        raise ValueError("the input has no tokens: give at least one, for example id 0, the end of text")
-    return tokens
-
-
-def fitting_mask(attention_mask: Tensor | None, tokens: Tensor) -> Tensor | None:
-    """Return the last T columns of a mask for ``tokens``, (B, T) or (B, T, D)."""
-    if attention_mask is None:
-        return None
-    rows, columns = tokens.shape[:2]
-    if attention_mask.dim() != 2 or attention_mask.shape[0] != rows or attention_mask.shape[1] < columns:
-        raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}, expected {(rows, columns)}")
-    return attention_mask[:, -columns:]
-
-
-def front_order(attention_mask: Tensor | None, hidden: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Return for each row the order (B, T) that puts real tokens first, and their number (B,); None without a mask."""
-    mask = fitting_mask(attention_mask, hidden)
-    if mask is None:
-        return None, None
-    real = (mask != 0).to(device=hidden.device, dtype=torch.int64)
-    return torch.argsort(real, dim=1, descending=True, stable=True), real.sum(dim=1)
-
-
-def reorder_tokens(x: Tensor, order: Tensor) -> Tensor:
-    """Reorder the tokens of each row: x is (B, T, D), order (B, T)."""
-    return x.gather(1, order[:, :, None].expand_as(x))
-
-
-class UncroppableState(tuple):
-    is_croppable = False
-
-
-class RwkvForCausalLM(RwkvPreTrainedModel, GenerationMixin):
+class RwkvForCausalLM(RwkvPreTrainedModel, RwkvGenerationMixin):
     """The model with its language-modeling head. A subclass sets ``model_class``."""
 
     model_class: type[RwkvModel]
     _tied_weights_keys = {"head.weight": "rwkv.embeddings.weight"}
+
+    def __init_subclass__(cls, **kwargs):
+        """Enter the class where Trainer looks whether label smoothing has to shift the labels by one: by its name."""
+        super().__init_subclass__(**kwargs)
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault(cls.__name__, cls.__name__)
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
@@ -330,52 +364,6 @@ class RwkvForCausalLM(RwkvPreTrainedModel, GenerationMixin):
 
     def set_output_embeddings(self, head: nn.Linear) -> None:
         self.head = head
-
-    def _reorder_cache(self, state: State, beam_idx: Tensor) -> State:
-        """Let each beam continue from the state of the beam that it came from."""
-        time_shift, wkv, channel_shift = (part.index_select(0, beam_idx.to(part.device)) for part in state)
-        return time_shift, wkv, channel_shift
-
-    def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs):
-        """Repeat a state that the caller gave to ``generate`` as often as the prompt, for beams and several samples."""
-        # the type that transformers declares for self, here and in prepare_inputs_for_generation, fits no model
-        ids, kwargs = super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)  # type: ignore[misc]
-        if kwargs.get("state") is not None and expand_size > 1:
-            kwargs["state"] = tuple(part.repeat_interleave(expand_size, dim=0) for part in kwargs["state"])
-        return ids, kwargs
-
-    def _update_model_kwargs_for_generation(
-        self, outputs: RwkvCausalLMOutput, model_kwargs: dict, *args, **kwargs
-    ) -> dict:
-        """Hand the state on to the next step: from 5.24 on, ``generate`` does so only for outputs of names it knows."""
-        model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
-        if outputs.state is not None:
-            model_kwargs["state"] = outputs.state
-        return model_kwargs
-
-    def _prefill(self, *args, **kwargs):
-        """Mark the state after the prompt: on Apple GPUs, generate asks whether tokens can be taken back from it."""
-        output = super()._prefill(*args, **kwargs)
-        if output.state is not None:
-            output.state = UncroppableState(output.state)
-        return output
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: torch.LongTensor,
-        next_sequence_length: int | None = None,
-        inputs_embeds: Tensor | None = None,
-        **kwargs,
-    ):
-        """After the prompt, each step reads one token, which is real: masking it would only cost time.
-
-        ``generate`` looks for ``inputs_embeds`` in this signature before it accepts them.
-        """
-        if next_sequence_length == 1:
-            kwargs["attention_mask"] = None
-        return super().prepare_inputs_for_generation(  # type: ignore[misc]
-            input_ids, next_sequence_length=next_sequence_length, inputs_embeds=inputs_embeds, **kwargs
-        )
 
     def read_beginning(
         self, inputs: dict[str, Tensor], state: State | None, keep: int
@@ -399,7 +387,11 @@ class RwkvForCausalLM(RwkvPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        position_ids: Tensor | None = None,
+        seq_idx: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
         return_dict: bool | None = None,
         **kwargs,
     ) -> RwkvCausalLMOutput | tuple:
@@ -409,23 +401,36 @@ class RwkvForCausalLM(RwkvPreTrainedModel, GenerationMixin):
             labels: (B, T) int64, usually ``input_ids``; -100 is left out of the loss. The shift by one is done here.
             logits_to_keep: compute the logits of the last so many positions only (0: all), or of these positions.
                 Without gradients, a prompt whose last logits are wanted is read in pieces, in constant memory.
+            kwargs: options of transformers' loss, such as ``num_items_in_batch``.
         """
-        mask = fitting_mask(attention_mask, given_tokens(input_ids, inputs_embeds))
+        loss_options = {name: kwargs.pop(name) for name in LOSS_OPTIONS if name in kwargs}
+        state = given_state(state, kwargs)
+        refuse_unknown(kwargs, output_attentions)
+        tokens = given_tokens(input_ids, inputs_embeds)
+        mask = fitting_mask(attention_mask, tokens)
         given = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": mask}
         inputs = {name: tensor for name, tensor in given.items() if tensor is not None}
+        boundaries = {"position_ids": position_ids, "seq_idx": seq_idx, "cu_seq_lens_q": cu_seq_lens_q}
+        may_be_packed = any(boundary is not None for boundary in boundaries.values())
         with_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        needs_all = torch.is_grad_enabled() or with_hidden or labels is not None
+        needs_all = torch.is_grad_enabled() or with_hidden or labels is not None or may_be_packed
         if isinstance(logits_to_keep, int) and logits_to_keep > 0 and not needs_all:
             inputs, state = self.read_beginning(inputs, state, logits_to_keep)
         output = self.rwkv(
-            **inputs, state=state, use_cache=use_cache, output_hidden_states=with_hidden, return_dict=True
+            **inputs, **boundaries, state=state, use_cache=use_cache, output_hidden_states=with_hidden, return_dict=True
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.head(output.last_hidden_state[:, keep])
         loss = None
         if labels is not None:
-            if mask is not None:  # what is said at padding is no prediction of the token after it
-                labels = torch.where(F.pad(mask[:, :-1], (1, 0), value=1) != 0, labels, -100)
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            labels = self.predicted(labels, mask, text_starts(tokens, mask, position_ids, seq_idx, cu_seq_lens_q))
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **loss_options)
         result = RwkvCausalLMOutput(loss=loss, logits=logits, state=output.state, hidden_states=output.hidden_states)
         return result.to_tuple() if return_dict is False else result
+
+    @staticmethod
+    def predicted(labels: Tensor, mask: Tensor | None, starts: Tensor | None) -> Tensor:
+        """Leave out of the loss what nothing predicts: the token after padding, and the first of each packed text."""
+        if mask is not None:
+            labels = torch.where(F.pad(mask[:, :-1], (1, 0), value=1) != 0, labels, -100)
+        return labels if starts is None else labels.masked_fill(starts.to(labels.device), -100)

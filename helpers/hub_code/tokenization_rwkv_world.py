@@ -2,9 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The RWKV World tokenizer for Hugging Face: greedy longest match over UTF-8 bytes, in plain Python.
 
-``AutoTokenizer.from_pretrained(directory, trust_remote_code=True)`` loads it. It gives the same ids as BlinkDL's
-``TRIE_TOKENIZER`` (https://github.com/BlinkDL/ChatRWKV/blob/main/rwkv_pip_package/src/rwkv/rwkv_tokenizer.py) for every
-text. It knows no offsets; the fast tokenizer in ``tokenizer.json`` beside this file does, and needs no custom code.
+It gives the same ids as BlinkDL's ``TRIE_TOKENIZER``
+(https://github.com/BlinkDL/ChatRWKV/blob/main/rwkv_pip_package/src/rwkv/rwkv_tokenizer.py) for every text. It is here
+to be read: ``AutoTokenizer`` loads the fast tokenizer in ``tokenizer.json`` beside this file, which has the same ids,
+knows offsets too, and needs no custom code. This one is loaded by its name::
+
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    python_class = get_class_from_dynamic_module("tokenization_rwkv_world.RwkvWorldTokenizer", directory)
+    tokenizer = python_class.from_pretrained(directory)
 
 A World token is a byte string that need not be valid UTF-8, while a Hugging Face token is a ``str``. A token is
 therefore written in GPT-2's byte alphabet, one visible character for each byte: ``b" a"`` is ``"Ġa"``.
@@ -12,8 +18,13 @@ therefore written in GPT-2's byte alphabet, one visible character for each byte:
 
 import json
 import os
-from collections.abc import Iterable
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from types import SimpleNamespace
 
+from tokenizers import decoders
 from transformers import AddedToken, PreTrainedTokenizer
 
 END_OF_TEXT = "<|endoftext|>"  # the name that World models' id 0 goes by; BlinkDL's file gives it none
@@ -24,6 +35,17 @@ _HIDDEN = [byte for byte in range(256) if byte not in _VISIBLE]
 BYTE_TO_CHAR = {byte: chr(byte) for byte in _VISIBLE} | {byte: chr(256 + n) for n, byte in enumerate(_HIDDEN)}
 CHAR_TO_BYTE = {char: byte for byte, char in BYTE_TO_CHAR.items()}
 
+# \s and \w as in Rust's regular expressions, for tokens that a user adds; Python's own mean other characters.
+_SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+_WORD_CATEGORIES = {"Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "Pc"}
+_CIRCLED_LETTERS = [
+    *range(0x24B6, 0x24EA),
+    *range(0x1F130, 0x1F14A),
+    *range(0x1F150, 0x1F16A),
+    *range(0x1F170, 0x1F18A),
+]
+_WORD_CHARS = {"\u200c", "\u200d", *map(chr, _CIRCLED_LETTERS)}  # beside those of the categories
+
 
 class RwkvWorldTokenizer(PreTrainedTokenizer):
     """World tokenizer with ids 1..65529 from ``vocab.json`` and id 0, the end of a text, as a special token.
@@ -33,16 +55,18 @@ class RwkvWorldTokenizer(PreTrainedTokenizer):
         errors: how :meth:`decode` treats bytes that are not UTF-8, as in ``bytes.decode``.
 
     Raises:
-        ValueError: the vocabulary lacks a single byte, so that some texts could not be encoded.
+        ValueError: there is no vocabulary, it lacks a single byte, so that some texts could not be encoded, or an added
+            token is one that :func:`refuse_byte_spelling` refuses.
     """
 
+    _auto_class = "AutoTokenizer"  # a directory that this class saves needs this file: save_pretrained copies it
     vocab_files_names = {"vocab_file": "vocab.json"}
     model_input_names = ["input_ids", "attention_mask"]
     padding_side = "left"  # a recurrent model must end on the last token of the prompt, not on padding
 
     def __init__(
         self,
-        vocab_file: str,
+        vocab_file: str | None,
         errors: str = "replace",
         bos_token: str = END_OF_TEXT,
         eos_token: str = END_OF_TEXT,
@@ -50,6 +74,8 @@ class RwkvWorldTokenizer(PreTrainedTokenizer):
         unk_token: str | None = None,
         **kwargs,
     ):
+        if vocab_file is None:
+            raise ValueError("The directory has no vocab.json, which the Python tokenizer needs.")
         with open(vocab_file, encoding="utf-8") as file:
             self.encoder: dict[str, int] = json.load(file)
         if missing := BYTE_TO_CHAR.values() - self.encoder.keys():
@@ -60,6 +86,7 @@ class RwkvWorldTokenizer(PreTrainedTokenizer):
         self.errors = errors
         self._trie = build_trie(self.encoder)
         self._max_length = max(map(len, self.encoder))
+        refuse_byte_spelling(kwargs.get("added_tokens_decoder", {}).values())
         # All of this must exist before super().__init__, which already asks for the vocabulary. So must id 0: else
         # END_OF_TEXT is appended to the vocabulary, as id 65529, which is the token of 128 spaces.
         self._added_tokens_decoder = {0: AddedToken(END_OF_TEXT, special=True, normalized=False)}
@@ -79,6 +106,36 @@ class RwkvWorldTokenizer(PreTrainedTokenizer):
 
     def get_vocab(self) -> dict[str, int]:
         return {**self.encoder, **self._added_tokens_encoder}
+
+    @property
+    def backend_tokenizer(self) -> SimpleNamespace:
+        """What transformers asks to learn how tokens become text: by their bytes, not each by itself.
+
+        Without it, stop strings are compared with tokens decoded one by one, and one with a character that is spread
+        over several tokens never stops (https://github.com/huggingface/transformers/issues/46519).
+        """
+        return SimpleNamespace(decoder=decoders.ByteLevel())
+
+    def _add_tokens(self, new_tokens: list[str] | list[AddedToken], special_tokens: bool = False) -> int:
+        refuse_byte_spelling(new_tokens)
+        properties = {"special": special_tokens, "normalized": not special_tokens}
+        # as AddedToken, since the base class would skip a str that was added before with other properties
+        named = [token if isinstance(token, AddedToken) else AddedToken(token, **properties) for token in new_tokens]
+        return super()._add_tokens(named, special_tokens=special_tokens)
+
+    def tokenize(self, text: str, split_special_tokens: bool | None = None, **kwargs) -> list[str]:
+        """Cut out the tokens that were added, as the fast tokenizer does, and split what is left.
+
+        ``split_special_tokens=True`` leaves special tokens in the text, as ordinary text.
+        """
+        if split_special_tokens is None:
+            split_special_tokens = self.split_special_tokens
+        ordinary = set(self.all_special_tokens) if split_special_tokens else set()
+        pieces: list[str | AddedToken] = [text]
+        for normalized in (False, True):  # the fast tokenizer looks for these in this order
+            added = {t.content: t for t in self._added_tokens_decoder.values() if t.normalized == normalized}
+            pieces = list(chain.from_iterable(cut_out(piece, added, ordinary) for piece in pieces))
+        return list(chain.from_iterable(self._tokenize(p) if isinstance(p, str) else [p.content] for p in pieces))
 
     def _tokenize(self, text: str, **kwargs) -> list[str]:
         """Split ``text`` into tokens, each the longest that the rest of the text starts with."""
@@ -139,6 +196,57 @@ def to_byte_alphabet(text: str) -> str:
             " express; replace it first, for example with"
             " text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')."
         ) from None
+
+
+def refuse_byte_spelling(tokens: Iterable[str | AddedToken]) -> None:
+    """Refuse to add a token like ``é``, which is also how the single byte E9 is written.
+
+    Raises:
+        ValueError: all characters of a token are of the byte alphabet, and they stand for other bytes than its text.
+    """
+    for content in map(str, tokens):
+        if not content.isascii() and CHAR_TO_BYTE.keys() >= set(content):
+            spelled = bytes(CHAR_TO_BYTE[char] for char in content).hex(" ")
+            raise ValueError(
+                f"The token {content!r} cannot be added: written so, it stands for the bytes {spelled}, and would be"
+                " decoded as those; use a name in ASCII."
+            )
+
+
+def cut_out(text: str | AddedToken, added: dict[str, AddedToken], ordinary: set[str]) -> Iterator[str | AddedToken]:
+    """Yield the tokens of ``added`` that stand in ``text``, the longest at each place, and what is between them.
+
+    Those named in ``ordinary`` are left in the text. A ``text`` that is a token already is yielded as it is.
+
+    ``single_word``, ``lstrip`` and ``rstrip`` mean what they mean to the fast tokenizer. Source: ``find_matches`` in
+    https://github.com/huggingface/tokenizers/blob/main/tokenizers/src/tokenizer/added_vocabulary.rs
+    """
+    if isinstance(text, AddedToken):
+        yield text
+        return
+    names = sorted(filter(None, added), key=len, reverse=True)
+    matches = re.finditer("|".join(map(re.escape, names)), text) if names else ()
+    done = 0
+    for match in matches:
+        token, (start, end) = added[match[0]], match.span()
+        if token.content in ordinary:
+            continue
+        if token.single_word and (is_word(text[:start][-1:]) or is_word(text[end:][:1])):
+            continue
+        if token.lstrip:
+            start = max(len(text[:start].rstrip(_SPACES)), done)
+        if token.rstrip:
+            end = len(text) - len(text[end:].lstrip(_SPACES))
+        yield text[done:start]
+        if start < end:  # else the token before it has taken all of it, by rstrip
+            yield token
+        done = end
+    yield text[done:]
+
+
+def is_word(char: str) -> bool:
+    """Say whether a character belongs to a word: a letter, a mark, a digit, ``_`` or a joiner. ``""`` does not."""
+    return char in _WORD_CHARS or (char != "" and unicodedata.category(char) in _WORD_CATEGORIES)
 
 
 def build_trie(tokens: Iterable[str]) -> dict:

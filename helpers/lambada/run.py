@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from ..checkpoints.format import describe_checkpoint
 from ..checkpoints.oracle import fp32_copy, load_oracle
-from ..conversion.loading import check_directory, load_model
+from ..conversion.loading import check_directory, choose_device, load_model
 from ..errors import InputError
 from .passages import SAMPLE, Document, check_vocabulary, hash_texts, read_texts
 from .protocol import (
@@ -68,6 +68,8 @@ class RunOptions:
     def __post_init__(self) -> None:
         if (self.checkpoint is None) == (self.model is None):
             raise InputError("Give a checkpoint or a converted model, one of the two.")
+        if self.dtype not in STRATEGIES:
+            raise InputError(f"There is no dtype {self.dtype}; choose one of {', '.join(STRATEGIES)}.")
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise InputError(f"--batch-tokens is {self.batch_tokens}; give a number from 1 on.")
         if self.checkpoint and (self.device_map or self.batch_tokens):
@@ -194,19 +196,15 @@ def remove_parts(out: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def choose_device(wanted: str | None) -> str:
-    """Return the device that this process uses: by default its own GPU.
-
-    Raises:
-        InputError: there is no such device.
-    """
-    local_rank = os.environ.get("LOCAL_RANK", "0")
-    name = wanted or (f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu")
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Let a GPU round the inputs of fp32 products to 10 bits, or forbid it, for as long as the block lasts."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA fails an assertion
-        raise InputError(f"Cannot use the device {name}: {str(error).splitlines()[0]}; try --device cpu.") from None
-    return name
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def evaluate(options: RunOptions) -> str | None:
@@ -220,11 +218,10 @@ def evaluate(options: RunOptions) -> str | None:
     device = choose_device(options.device)
     texts = read_texts(options.data, options.limit)
     documents = encode_world(texts, options.prefix)
-    with joined_processes() as processes:
+    with joined_processes() as processes, tf32(options.tf32):
         first = processes.rank == 0
         if first and (copies := len(texts) - len(set(texts))):
             print(f"note: {copies} of {len(texts)} passages are repeated; each one counts", file=sys.stderr)
-        torch.backends.cuda.matmul.allow_tf32 = options.tf32
         header = processes.from_first(describe_run(options, texts, device) if first else None)
         if options.out and first:
             results_so_far(options.out, header)  # refuse now, not after loading a large model

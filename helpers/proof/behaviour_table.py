@@ -51,7 +51,7 @@ def table_html(measured: dict[str, dict[str, Answer]]) -> str:
 
     Args:
         measured: for each column, ``5.0``, ``5.1``, ``5.2``, ``4`` and transformers' ``4``, the answers of
-            :func:`helpers.behaviour.measure`.
+            :func:`helpers.proof.behaviour.measure`.
     """
     groups = "".join(f'<th colspan="{width}" style="text-align: center">{name}</th>' for name, width in GROUPS)
     versions = [name.split()[0] for name in measured] + ["5.0", "5.2"]

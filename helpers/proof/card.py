@@ -41,8 +41,7 @@ def certificate_rows(certificate: Certificate) -> list[tuple[str, str, str]]:
     tokens = sum(run.tokens for run in runs)
     mean = sum(run.mean_abs_logit_diff * run.tokens for run in runs) / tokens
     largest = max(run.max_abs_logit for run in runs)
-    state = max(run.max_state_diff for run in runs)
-    same = min(run.argmax_agreement for run in runs)
+    same = f"the same at {certificate.argmax_agreement:.2%} or more of a run"
     cast = f"after a change to {', '.join(weights.cast_to)}" if weights.cast_to else "bit for bit"
     rows = [
         ("weights", f"{weights.tensors} tensors", f"{weights.identical} equal, {cast}"),
@@ -50,10 +49,14 @@ def certificate_rows(certificate: Certificate) -> list[tuple[str, str, str]]:
             "logits",
             f"{len(runs)} runs, prefill and decoding, {tokens:,} tokens",
             f"largest difference {certificate.worst.max_abs_logit_diff:.1e}, mean {mean:.1e}; "
-            f"the largest logit is {largest:.1f}",
+            f"the largest logit is {largest:.1f}; allowed: {certificate.compared_in.tolerance:.0e} of that",
         ),
-        ("next token", "every position of these runs", f"the same at {same:.2%} or more of a run"),
-        ("state", "after each run", f"largest difference {state:.1e} of the largest number"),
+        (
+            "next token",
+            "every position of these runs",
+            same,
+        ),
+        ("state", "after each run", f"largest difference {certificate.max_state_diff:.1e} of the largest number"),
         (
             "tokenizers",
             f"{tokenizers.texts:,} texts",

@@ -125,6 +125,8 @@ class Certificate:
         different = self.weights.different
         if different:
             yield f"{len(different)} tensors have other numbers, the first is {different[0]}."
+        if not self.runs:
+            yield "Nothing was compared."
         if bad := [run for run in self.runs if not run.within_tolerance]:
             first = bad[0]
             yield (
@@ -142,8 +144,18 @@ class Certificate:
 
     @property
     def worst(self) -> RunResult:
-        """The comparison with the largest difference of logits."""
-        return max(self.runs, key=lambda run: run.max_abs_logit_diff)
+        """The comparison with the largest difference of logits; one that is not a number is larger than any."""
+        return max(self.runs, key=lambda run: largest_first(run.max_abs_logit_diff))
+
+    @property
+    def max_state_diff(self) -> float:
+        """The largest difference of states, NaN if one is."""
+        return max((run.max_state_diff for run in self.runs), key=largest_first)
+
+    @property
+    def argmax_agreement(self) -> float:
+        """The smallest share of positions with the same most probable next token."""
+        return min(run.argmax_agreement for run in self.runs)
 
     def to_json(self) -> str:
         """Return the content of ``parity.json``; the class of a run is ``class`` there."""
@@ -172,6 +184,11 @@ class Certificate:
             runs=[RunResult(class_name=run.pop("class"), **run) for run in content["runs"]],
             lambada=read_lambada(content["lambada"]) if "lambada" in content else None,
         )
+
+
+def largest_first(difference: float) -> float:
+    """Return what to sort differences by: Python's ``max`` passes over a NaN that is not the first number."""
+    return math.inf if math.isnan(difference) else difference
 
 
 def read_lambada(content: dict[str, Any]) -> LambadaResult:

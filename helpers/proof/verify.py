@@ -4,6 +4,7 @@ The original runs in the ``rwkv`` package, on an fp32 copy, since that package r
 The converted model runs in transformers, in fp32 as well. One runs after the other, so that memory holds only one.
 """
 
+import math
 import platform
 import tempfile
 from dataclasses import dataclass
@@ -14,20 +15,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from ..atomic import write_text
 from ..checkpoints.files import load_checkpoint, pieces, sha256
 from ..checkpoints.format import describe
-from ..checkpoints.oracle import fp32_copy, load_oracle
+from ..checkpoints.oracle import fp32_copy, load_oracle, refuse_without_reference
 from ..checkpoints.versions import CheckpointInfo
 from ..conversion.loading import load_model
-from ..conversion.reading import load_converted, weight_files
+from ..conversion.reading import is_world, load_converted, weight_files
 from ..errors import InputError
 from ..lambada.passages import encode, read_texts
 from ..lambada.protocol import collect, compare_results, score_converted, score_original, summarize
 from ..paths import BUILD
 from ..tokenizer.check import find_mismatches, fuzz_texts, load_cases, reference_tokenizer
+from ..tokenizer.fast import python_tokenizer
 from .card import with_certificate
 from .certificate import (
     LENGTHS,
@@ -109,13 +111,15 @@ def verify(
     checkpoint, folder = Path(checkpoint), Path(folder)
     if not lengths or not seeds or min(lengths) < 1:
         raise InputError("Give at least one length, of one token or more, and at least one seed.")
+    if not 0 < tolerance < math.inf:
+        raise InputError(f"The tolerance is {tolerance}; give a finite number above 0, such as 1e-4.")
     original = load_checkpoint(checkpoint)
     info = describe(original, str(checkpoint))
     refuse_other_model(info, load_converted(folder)[1], checkpoint, folder)
     refuse_without_reference(info, checkpoint)
     texts = read_texts(data, limit) if data else []
     readings = plan_readings(info.vocab_size, lengths, seeds)
-    BUILD.mkdir(exist_ok=True)
+    BUILD.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="verify-", dir=BUILD) as scratch:  # the copy may be large
         reference = fp32_copy(checkpoint, Path(scratch))
         certificate = Certificate(
@@ -125,7 +129,8 @@ def verify(
             versions={name: version(name) for name in ("torch", "transformers", "tokenizers", "rwkv")}
             | {"python": platform.python_version()},
             weights=compare_weights(original, load_converted(folder)[0]),
-            tokenizers=compare_tokenizers(folder),
+            # a model of another vocabulary has its own tokenizer, or none
+            tokenizers=compare_tokenizers(folder) if is_world(folder, info.vocab_size) else TokenizersResult(0, 0, 0),
             runs=compare_runs(reference, folder, info, readings, tolerance, progress),
             lambada=compare_lambada(reference, folder, texts, progress) if texts else None,
         )
@@ -144,12 +149,6 @@ def refuse_other_model(info: CheckpointInfo, other: CheckpointInfo, checkpoint: 
                 f"{folder} is another model than {checkpoint}: its {field} is {ours}, not {theirs}; "
                 "give the checkpoint that it was converted from."
             )
-
-
-def refuse_without_reference(info: CheckpointInfo, checkpoint: Path) -> None:
-    """Raise InputError for the few models that the ``rwkv`` package cannot run."""
-    for limit in info.row.oracle_limits(info):
-        raise InputError(f"The model in {checkpoint} is {limit}, which the rwkv package cannot run: no reference.")
 
 
 def compare_weights(original: dict[str, Tensor], converted: dict[str, Tensor]) -> WeightsResult:
@@ -210,12 +209,14 @@ def compare_tokenizers(folder: Path, fuzz: int = 2000) -> TokenizersResult:
     """Count the texts that the tokenizers of a directory encode otherwise than BlinkDL's."""
     reference = reference_tokenizer().encode
     texts = [case.text for case in load_cases()] + list(fuzz_texts(fuzz))
-    mismatches = {}
-    for kind, trust in (("fast", False), ("slow", True)):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+    # without the configuration's class, transformers warns that the model type is unknown
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+    fast = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
+    mismatches = []
+    for tokenizer in (fast, python_tokenizer(folder)):
         encode = partial(tokenizer.encode, add_special_tokens=False, split_special_tokens=True)
-        mismatches[kind] = len(find_mismatches(reference, encode, texts))
-    return TokenizersResult(len(texts), mismatches["fast"], mismatches["slow"])
+        mismatches.append(len(find_mismatches(reference, encode, texts)))
+    return TokenizersResult(len(texts), *mismatches)
 
 
 def compare_lambada(reference: Path, folder: Path, texts: list[str], progress: bool) -> LambadaResult:

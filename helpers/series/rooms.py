@@ -40,9 +40,12 @@ def imported_rooms(path: Path) -> set[str]:
             above = package[: len(package) - node.level + 1]
             targets = [*above, *(node.module or "").split(".")] if node.module else above
             found |= {targets[0]} if targets else {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("helpers"):
+        elif isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "helpers":
             parts = str(node.module).split(".")[1:]
             found |= {parts[0]} if parts else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+            found |= {parts[1] for parts in names if parts[0] == "helpers" and len(parts) > 1}
     return found
 
 

@@ -5,6 +5,7 @@ import html
 import ipywidgets as widgets
 
 from ..generation.chat import Chat
+from .plotting import BLUE, RED
 from .worker import Worker
 
 
@@ -55,7 +56,7 @@ class ChatWidget(widgets.VBox):
         self._show_messages()
 
     def _show_messages(self) -> None:
-        colors = {"user": "#0072B2", "assistant": "#D55E00"}
+        colors = {"user": BLUE, "assistant": RED}
         style = "white-space:pre-wrap;line-height:1.5;max-width:50em;margin:4px 0"
         self.view.value = "".join(
             f'<p style="{style}"><b style="color:{colors[message["role"]]}">'

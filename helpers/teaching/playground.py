@@ -13,7 +13,7 @@ MAX_NEW_TOKENS = 500
 
 
 class Playground(widgets.VBox):
-    """A prompt, the settings of :class:`helpers.sampling.Sampling`, and text that appears while it is generated.
+    """A prompt, the settings of ``Sampling``, and text that appears while it is generated.
 
     A thread generates. It ends with the text, at Stop, or at ``close()``. Errors are shown beside the button.
 

@@ -4,38 +4,67 @@ The ``tokenizers`` library has no "greedy longest match" model, but it has a pre
 regular expression. A regex made from the vocabulary's trie matches the longest token at every position; what remains
 for the model is to look the pieces up. Four standard parts, all serialized in ``tokenizer.json``::
 
-    text -> ByteLevel normalizer (bytes as visible characters) -> Split(regex) -> WordLevel look-up -> ids
+    text -> ByteLevel pre-tokenizer (bytes as visible characters) -> Split(regex) -> WordLevel look-up -> ids
     ids  -> tokens -> ByteLevel decoder -> text
+
+ByteLevel is a pre-tokenizer here, not a normalizer, because transformers.js has no such normalizer. The price: the name
+of a token that a user adds is decoded as bytes, too, if it is written in the byte alphabet alone, like ``é``. Fast
+tokenizers of GPT-2's kind all have this limit; our Python tokenizer refuses such names.
 """
 
 import json
-import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from ..errors import InputError
-from ..hub_code.tokenization_rwkv_world import BYTE_TO_CHAR, END_OF_TEXT, build_trie
-from ..paths import HUB_CODE
+from ..hub_code.tokenization_rwkv_world import BYTE_TO_CHAR, END_OF_TEXT, RwkvWorldTokenizer, build_trie
+from ..paths import HUB_CODE, shown
 from .vocab import read_vocab, token_to_chars, vocab_to_json
 
 TOKENIZER_CODE = "tokenization_rwkv_world.py"
 
-# BlinkDL's chat format (ChatRWKV/API_DEMO_CHAT.py): a blank line ends a turn, so a turn must not contain one.
+# Files of transformers that would override what save_tokenizers writes, left by save_pretrained or an older converter.
+OVERRIDING = ("chat_template.jinja", "added_tokens.json", "special_tokens_map.json")
+
+# BlinkDL's chat format (ChatRWKV/API_DEMO_CHAT.py): a blank line ends a turn, so a turn must not contain one. It uses
+# only what transformers.js knows, too. A text that continue_final_message marks is kept as it is: the model goes on
+# where it ends, so neither its last space nor a blank line may go. With a generation prompt nothing can be so marked.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
-  {%- if message['role'] not in ('system', 'user', 'assistant') -%}
-    {{- raise_exception("The World chat format has the roles system, user and assistant, not " + message['role']) -}}
+  {%- set role = 'system' if message['role'] == 'developer' else message['role'] -%}
+  {%- if role not in ('system', 'user', 'assistant') -%}
+    {{- raise_exception("The World chat format has the roles system, user and assistant, not " + role) -}}
   {%- endif -%}
-  {%- set content = message['content'].strip().replace('\\r\\n', '\\n').split('\\n') | select | join('\\n') -%}
-  {{- message['role'].capitalize() + ':' -}}
-  {%- if message['role'] == 'assistant' -%}
-    {%- generation -%}{{- ' ' + content + '\\n\\n' -}}{%- endgeneration -%}
+  {%- set turn = namespace(text='', said='') -%}
+  {%- if message['content'] is string -%}
+    {%- set turn.text = message['content'] -%}
+  {%- elif message['content'] is defined and message['content'] is iterable -%}
+    {%- for part in message['content'] -%}
+      {%- if part['text'] is not string -%}
+        {{- raise_exception("The World chat format has text only; each part of a content needs a text") -}}
+      {%- endif -%}
+      {%- set turn.text = turn.text + part['text'] -%}
+    {%- endfor -%}
   {%- else -%}
-    {{- ' ' + content + '\\n\\n' -}}
+    {{- raise_exception("The World chat format has text only; a message needs a content") -}}
+  {%- endif -%}
+  {%- if loop.last and not add_generation_prompt and turn.text.endswith('CONTINUE_FINAL_MESSAGE_TAG ') -%}
+    {%- set turn.said = turn.text.lstrip() -%}
+  {%- else -%}
+    {%- for line in turn.text.strip().replace('\\r\\n', '\\n').split('\\n') if line -%}
+      {%- set turn.said = turn.said + ('' if loop.first else '\\n') + line -%}
+    {%- endfor -%}
+  {%- endif -%}
+  {%- set space = '' if turn.said.startswith('CONTINUE_FINAL_MESSAGE_TAG') else ' ' -%}
+  {{- role.capitalize() + ':' -}}
+  {%- if role == 'assistant' -%}
+    {%- generation -%}{{- space + turn.said + '\\n\\n' -}}{%- endgeneration -%}
+  {%- else -%}
+    {{- space + turn.said + '\\n\\n' -}}
   {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- 'Assistant:' -}}{%- endif -%}
@@ -81,10 +110,10 @@ def _alternatives(branches: list[tuple[list[str], str]], max_alternatives: int) 
 
 
 def _char_class(chars: list[str]) -> str:
-    """Return a regex for one of ``chars``."""
+    """Return a regex for one of ``chars``. What needs no backslash has none: JavaScript's engine would refuse it."""
     if len(chars) == 1:
-        return re.escape(chars[0])
-    return "[" + "".join("\\" + char if char in "\\[]^-&" else char for char in sorted(chars)) + "]"
+        return "\\" + chars[0] if chars[0] in r"\^$.*+?()[]{}|" else chars[0]
+    return "[" + "".join("\\" + char if char in r"\[]^-" else char for char in sorted(chars)) + "]"
 
 
 def build_fast_tokenizer(vocab: dict[int, bytes] | None = None) -> Tokenizer:
@@ -98,8 +127,9 @@ def build_fast_tokenizer(vocab: dict[int, bytes] | None = None) -> Tokenizer:
         raise InputError(f"The vocabulary lacks {len(missing)} of the 256 single bytes; add them as tokens.")
     # WordLevel demands an unknown token; it is never used, because every single byte is in the vocabulary.
     tokenizer = Tokenizer(models.WordLevel({END_OF_TEXT: 0, **words}, unk_token=END_OF_TEXT))
-    tokenizer.normalizer = normalizers.ByteLevel()
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(trie_regex(words)), behavior="isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    split = pre_tokenizers.Split(Regex(trie_regex(words)), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([to_bytes, split])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
     return tokenizer
@@ -115,13 +145,13 @@ def _world_files() -> tuple[str, str]:
 def tokenizer_config() -> dict[str, Any]:
     """Return ``tokenizer_config.json``: one file for both tokenizers.
 
-    ``tokenizer_class`` is what ``AutoTokenizer`` loads by itself (the fast one; the name is known to transformers 4 and
-    5), ``auto_map`` what it loads with ``trust_remote_code=True``. Without a ``tokenizer_class``, a directory whose
-    config says ``rwkv`` would be given GPT-NeoX's tokenizer.
+    ``tokenizer_class`` is what ``AutoTokenizer`` loads: the fast one, by a name that transformers 4 and 5 know. Without
+    it, a directory whose config says ``rwkv`` would be given GPT-NeoX's tokenizer. There is no ``auto_map``: with one,
+    ``trust_remote_code=True``, which is meant for the model, would load the Python tokenizer everywhere, and
+    ``save_pretrained`` of the fast one would keep the entry without the file that it names.
     """
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "auto_map": {"AutoTokenizer": [f"{Path(TOKENIZER_CODE).stem}.RwkvWorldTokenizer", None]},
         "bos_token": END_OF_TEXT,
         "eos_token": END_OF_TEXT,
         "pad_token": END_OF_TEXT,
@@ -148,7 +178,8 @@ def save_tokenizers(out_dir: str | Path, vocab: dict[int, bytes] | None = None) 
     """Write the tokenizer part of a model directory: the fast tokenizer, the Python one, and their configuration.
 
     Args:
-        out_dir: created if it is missing; files of the same names are replaced.
+        out_dir: created if it is missing; files of the same names are replaced, and those that would override them
+            are removed.
         vocab: ``{id: token}``; by default the World vocabulary, whose files are built once a process.
     """
     if vocab is None:
@@ -165,4 +196,21 @@ def save_tokenizers(out_dir: str | Path, vocab: dict[int, bytes] | None = None) 
     out_dir.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (out_dir / name).write_text(text, encoding="utf-8", newline="\n")
+    for name in OVERRIDING:
+        (out_dir / name).unlink(missing_ok=True)
     return out_dir
+
+
+def python_tokenizer(folder: str | Path) -> RwkvWorldTokenizer:
+    """Return the Python tokenizer with the ``vocab.json`` and the settings of a directory; no code of it is run.
+
+    Raises:
+        InputError: the directory has no ``vocab.json``, or one without the 256 single bytes, or it names an added token
+            that the Python tokenizer refuses.
+    """
+    try:
+        tokenizer: RwkvWorldTokenizer = RwkvWorldTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        reason = str(error).rstrip(".")
+        raise InputError(f"Cannot load the Python tokenizer of {shown(folder)}: {reason}; run refresh on it.") from None
+    return tokenizer

@@ -7,7 +7,7 @@ recorded once as a CUDA graph, the whole step, optimizer included, is one launch
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,16 +45,24 @@ def fast_step(run: TrainingRun) -> Iterator[Step]:
     if run.device.type != "cuda":
         yield run.update
         return
-    from . import wkv_triton
-
+    kernel = VERSIONS[run.options.version].kernel
+    precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     run.model.run_block = torch.compile(block_forward, dynamic=False)
     run.model.run_loss = torch.compile(weighted_loss, dynamic=False)
     try:
-        with use_kernel(run.model.model, getattr(wkv_triton, VERSIONS[run.options.version].kernel)):
+        with use_kernel(run.model.model, triton_kernel(kernel)) if kernel else nullcontext():
             yield RecordedStep(run.update)
     finally:
         run.model.run_block, run.model.run_loss = block_forward, weighted_loss
+        torch.set_float32_matmul_precision(precision)
+
+
+def triton_kernel(name: str) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Return a function of :mod:`.wkv_triton`, which needs Triton."""
+    from . import wkv_triton
+
+    return getattr(wkv_triton, name)
 
 
 class RecordedStep:

@@ -21,14 +21,15 @@ from ..checkpoints.versions import MODEL_TYPES
 from ..conversion.configuration import base_model_class, language_model_class, model_config
 from ..hub_code.rwkv_common import RwkvBlock, RwkvForCausalLM, RwkvModel
 from ..tokenizer.vocab import VOCAB_SIZE
+from .options import head_size
 
 UNSEEN_LOGIT = -3.0  # tokens that never occur are this much less likely than the rarest that do, e^-3
 
 
 def mini_config(version: str, rows: int, layers: int, hidden: int, attention: int, ffn: int) -> PreTrainedConfig:
     """Return the configuration of a model with ``rows`` tokens; heads have 64 channels, or fewer in tiny models."""
-    head_size = min(64, attention // 2)
-    info = checkpoint_info(version, layers, hidden, head_size, rows, ffn_size=ffn, attention_size=attention)
+    channels = head_size(attention)
+    info = checkpoint_info(version, layers, hidden, channels, rows, ffn_size=ffn, attention_size=attention)
     return model_config(info, torch.float32)
 
 

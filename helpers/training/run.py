@@ -1,14 +1,15 @@
 """A whole training run: from a corpus to ``model.pth``, measured on the way."""
 
 import json
-import shutil
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..atomic import write_text
+from ..conversion.loading import choose_device
 from ..errors import InputError
 from ..generation.sampling import Sampling, stream
 from ..lambada.passages import Document, read_texts
@@ -16,10 +17,11 @@ from ..lambada.protocol import collect, encode_world, score_converted, summarize
 from ..tokenizer.trie import TrieTokenizer
 from ..tokenizer.vocab import read_vocab
 from .model import loaded_model
-from .options import TrainOptions
-from .trainer import TrainingRun
-from .windows import Windows
+from .options import TrainOptions, difference, origin
+from .trainer import MODEL, TrainingRun
+from .windows import Windows, hash_corpus, read_corpus
 
+RESULT = "result.json"
 PROMPT = "The old man looked at the sea and"
 EVALUATIONS = (25, 50, 75, 100)  # percent of training after which the model is measured
 
@@ -36,20 +38,28 @@ def train_from_text(
 ) -> Path:
     """Train a checkpoint from a text file, in the folder ``out``, and return the path of ``model.pth`` there.
 
-    A run that was killed goes on when it is started again with the same arguments.
+    A run that was killed goes on when it is started again with the same arguments; one that is finished is left as it
+    is. In a folder of another run nothing is done.
 
     Args:
         corpus: see :mod:`.windows`.
         passages: JSON Lines to measure LAMBADA's numbers on meanwhile.
         processes: that prepare text beside this one.
-        save_every: steps between two saved states.
+        save_every: steps between two saved states; 0 saves none.
         device: by default a GPU if there is one.
 
     Raises:
-        InputError: a file cannot be read or written, or the folder belongs to a run with other options.
+        InputError: a file cannot be read or written, the folder belongs to another run, there is no such device, or
+            memory does not suffice.
     """
     if not (options.steps > 0 or options.minutes > 0):
         raise InputError("Give --steps or --minutes as a positive number.")
+    for name, value, most in (("processes", processes, 256), ("save-every", save_every, 10**9)):
+        if not 0 <= value <= most:
+            raise InputError(f"--{name} is {value}; give a number from 0 to {most:,}.")
+    device = choose_device(device)
+    if is_finished(out, options, corpus, device):
+        return out / MODEL
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -57,11 +67,45 @@ def train_from_text(
     documents = encode_world(read_texts(passages)) if passages else []
     windows = Windows(corpus, out / "windows", options.windows, processes)
     try:
-        train(options, windows, out, documents, save_every, device, progress)
+        with enough_memory():
+            train(options, windows, out, documents, save_every, device, progress)
     finally:
         windows.close()
-    shutil.rmtree(out / "windows")
-    return out / "model.pth"
+    windows.remove()
+    return out / MODEL
+
+
+def is_finished(out: Path, options: TrainOptions, corpus: Path, device: str) -> bool:
+    """Say whether the model of this run is in ``out`` already.
+
+    Raises:
+        InputError: it is the model of another run, or nothing says of which.
+    """
+    if not (out / MODEL).exists():
+        return False
+    try:
+        theirs = json.loads((out / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(
+            f"{out / MODEL} is there, and no {RESULT} says what it was made from; give another --out."
+        ) from None
+    ours = origin(options, hash_corpus(read_corpus(corpus)), torch.device(device).type)
+    if found := difference(theirs, ours):
+        raise InputError(f"{out / MODEL} was made by another run: {found}; give another --out.")
+    print(f"{out / MODEL} was made by this run before; nothing is left to do", flush=True)
+    return True
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Turn what torch raises when memory does not suffice into one sentence."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not known:
+            raise
+        raise InputError("There is too little memory for this run; give a smaller batch, window or model.") from None
 
 
 def train(
@@ -70,25 +114,24 @@ def train(
     out: Path,
     documents: list[Document],
     save_every: int,
-    device: str | None = None,
+    device: str,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train, measure on the way, write ``model.pth`` and ``result.json`` into ``out``; return the latter."""
-    run = TrainingRun(options, windows, out, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """Train, measure on the way, write ``result.json`` and ``model.pth`` into ``out``; return the former."""
+    run = TrainingRun(options, windows, out, device)
     if run.resume():
         print(f"resumed after step {run.position.step}", flush=True)
-    evaluations: list[dict] = []
-    result: dict[str, Any] = {"options": asdict(options), "rows": len(run.tokens), "evaluations": evaluations}
-    if run.device.type == "cuda":
-        result["device"] = torch.cuda.get_device_name()
     waiting = [percent for percent in EVALUATIONS if percent > 100 * run.fraction()]
     for line in run.train(save_every, progress):
         if waiting and 100 * run.fraction() >= waiting[0]:
             waiting.pop(0)
-            evaluations.append(line | measure(run, documents))
-            print(json.dumps(evaluations[-1]), flush=True)
-    run.export()
-    write_text(out / "result.json", json.dumps(result, indent=1) + "\n")
+            run.evaluations.append(line | measure(run, documents))
+            print(json.dumps(run.evaluations[-1]), flush=True)
+    result = run.origin | {"rows": len(run.tokens), "evaluations": run.evaluations}
+    if run.device.type == "cuda":
+        result["device"] = torch.cuda.get_device_name(run.device)
+    write_text(out / RESULT, json.dumps(result, indent=1) + "\n")
+    run.export()  # last of all: a run is finished when its model is there
     return result
 
 

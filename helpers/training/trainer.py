@@ -1,23 +1,40 @@
 """The training loop: windows in, steps of AdamW, a log, resume after a kill, and a ``.pth`` at the end."""
 
 import json
+import math
+import pickle
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..atomic import replaced_file
+from ..atomic import replaced_file, write_text
 from ..errors import InputError
 from ..tokenizer.vocab import VOCAB_SIZE, read_vocab
 from .fast import COMPILING, fast_step
 from .model import TrainedModel, mini_config
-from .options import TrainOptions
+from .options import TrainOptions, difference, origin
 from .windows import Kind, Windows
+
+LOG, STATE, MODEL = "log.jsonl", "state.pt", "model.pth"  # in the folder of a run
+# what torch.load and load_state_dict raise about a file that is damaged, or of another run
+LOAD_ERRORS = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+)
 
 
 @dataclass
@@ -31,12 +48,21 @@ class Position:
 
 
 class TrainingRun:
-    """A training run in a folder: ``log.jsonl``, ``state.pt`` to resume from, ``model.pth`` at the end."""
+    """A training run in a folder: ``log.jsonl``, ``state.pt`` to resume from, ``model.pth`` at the end.
+
+    ``evaluations`` is what its caller measured on the way; it is saved with the state.
+
+    Raises:
+        InputError: on a GPU, sizes that its kernel cannot have.
+    """
 
     def __init__(self, options: TrainOptions, windows: Windows, folder: str | Path, device: str = "cpu"):
         self.options, self.windows, self.folder = options, windows, Path(folder)
         self.device = torch.device(device)
+        if self.device.type == "cuda":
+            options.check_kernel()
         self.position = Position()
+        self.evaluations: list[dict] = []
         self.folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(options.seed)
         self.tokens, counts = trained_tokens(windows.epoch(0)[0])
@@ -52,6 +78,11 @@ class TrainingRun:
         weights |= {Kind.INSERTED: options.inserted_weight, Kind.REPEATED: options.repeated_weight}
         self.weight_of = torch.tensor([weights[kind] for kind in Kind], device=self.device)
         self.loaded: tuple[int, Tensor, Tensor] | None = None  # the epoch on the device
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Return what this run is made from."""
+        return origin(self.options, self.windows.corpus, self.device.type)
 
     # batches
 
@@ -147,61 +178,126 @@ class TrainingRun:
         return int(100 * self.fraction())
 
     def log(self, bar: tqdm, means: list[float]) -> dict:
-        """Write a line of the log, and return it."""
+        """Write a line of the log, and return it.
+
+        Raises:
+            InputError: the loss is no longer a number, or the disk is full.
+        """
+        if not all(map(math.isfinite, means)):
+            raise InputError(
+                f"The loss is {means[0]} after step {self.position.step}: training has gone astray; "
+                "give a smaller learning rate, and another folder."
+            )
         names = ("loss", "cross_entropy", "repeated_cross_entropy")
         tokens = self.position.step * self.options.batch * self.options.windows.length
         line = {"step": self.position.step, "tokens": tokens, "seconds": round(self.position.seconds, 1)}
         line |= {name: round(mean, 4) for name, mean in zip(names, means, strict=True)}
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        path = self.folder / LOG
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise InputError(f"Cannot write {path}: {error.strerror}; make room, and start the run again.") from None
         bar.update(min(100, self.percent()) - bar.n)
         bar.set_postfix(loss=line["loss"], tokens=f"{tokens / 1e6:.1f}M")
         return line
 
     def save(self) -> None:
-        """Write all that :meth:`resume` needs; a kill in the middle leaves the state before."""
+        """Write all that :meth:`resume` needs; a kill in the middle leaves the state before.
+
+        Raises:
+            InputError: the disk is full.
+        """
         state = {
-            "options": json.dumps(asdict(self.options)),
+            "origin": self.origin,
             "position": asdict(self.position),
+            "evaluations": self.evaluations,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
         }
         if self.device.type == "cuda":
-            state["cuda_random"] = torch.cuda.get_rng_state()
-        with replaced_file(self.folder / "state.pt") as partial:
-            torch.save(state, partial)
+            state["cuda_random"] = torch.cuda.get_rng_state(self.device)
+        write_tensors(self.folder / STATE, state)
 
     def resume(self) -> bool:
-        """Go on where the saved state stopped; return whether there was one.
+        """Go on where the saved state stopped; return whether there was one. Later lines of the log are taken back.
 
         Raises:
-            InputError: it belongs to a run with other options.
+            InputError: it belongs to another run, or is damaged.
         """
-        path = self.folder / "state.pt"
-        if not path.exists():
-            return False
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["options"] != json.dumps(asdict(self.options)):
-            raise InputError(f"{path} was saved by a run with other options; give another folder, or remove it.")
+        path = self.folder / STATE
+        if path.exists():
+            remedy = f"give another folder, or remove {path} to begin again"
+            try:
+                state = torch.load(path, map_location=self.device, weights_only=True)
+                found = difference(state["origin"], self.origin)
+            except LOAD_ERRORS:
+                raise InputError(f"{path} is damaged, or of an older version; remove it to begin again.") from None
+            if found:
+                raise InputError(f"{path} was saved by another run: {found}; {remedy}.")
+            try:
+                self.restore(state)
+            except LOAD_ERRORS:
+                raise InputError(f"{path} does not fit this run, or is damaged; {remedy}.") from None
+        cut_log(self.folder / LOG, self.position.step)
+        return path.exists()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`save` wrote."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.position = Position(**state["position"])
+        self.evaluations = list(state["evaluations"])
         torch.set_rng_state(state["random"].cpu())
         if self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_random"].cpu())
-        return True
+            torch.cuda.set_rng_state(state["cuda_random"].cpu(), self.device)
 
     def weights(self) -> dict[str, Tensor]:
         """Return the checkpoint so far, in BlinkDL's format."""
         return self.model.export(self.tokens.to(self.device), self.counts.to(self.device), self.options.table_bits)
 
     def export(self) -> Path:
-        """Write ``model.pth`` and return its path."""
-        path = self.folder / "model.pth"
-        with replaced_file(path) as partial:
-            torch.save(self.weights(), partial)
+        """Write ``model.pth`` and return its path.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        path = self.folder / MODEL
+        write_tensors(path, self.weights())
         return path
+
+
+def write_tensors(path: Path, content: dict[str, Any]) -> None:
+    """Write what :func:`torch.load` reads.
+
+    Raises:
+        InputError: the system refuses to write. Then ``path`` is as it was.
+    """
+    with replaced_file(path) as partial:
+        try:
+            torch.save(content, partial)
+        except RuntimeError:  # what torch makes of every error of the system
+            raise InputError(f"Cannot write {path}: the disk may be full; nothing was changed there.") from None
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Leave only the lines up to a step in a log, if there is one; those behind it are made again.
+
+    Raises:
+        InputError: it is another kind of file, or the system refuses.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        steps = [json.loads(line)["step"] for line in lines[:-1]]
+        with suppress(ValueError):  # the last line may be incomplete
+            steps += [json.loads(line)["step"] for line in lines[-1:]]
+        kept = [line for line, its_step in zip(lines, steps, strict=False) if its_step <= step]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, LookupError, TypeError):
+        raise InputError(f"{path} is not the log of a training run; give another folder.") from None
+    write_text(path, "".join(line + "\n" for line in kept))
 
 
 class Clock:

@@ -10,6 +10,7 @@ processes while the training runs::
 The same seed gives the same files, whatever the number of processes.
 """
 
+import hashlib
 import json
 import lzma
 import multiprocessing
@@ -26,14 +27,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ..atomic import replaced_file
+from ..atomic import replaced_file, write_text
 from ..errors import InputError
 from ..tokenizer.fast import build_fast_tokenizer
 from ..tokenizer.vocab import read_vocab
 from .augment import WORD, Augmenter, Lexicon, build_lexicon
-from .options import WindowOptions
+from .options import WindowOptions, difference
 
 SHARDS = 32
+OPTIONS = "options.json"  # in the folder of windows: what they were made from
+FILES = (OPTIONS, "ids-*.npy", "kinds-*.npy", ".*.partial")
 CHARACTERS_TOGETHER = 400_000  # of a document
 SENTENCE_END = re.compile(r"[.!?][\"')]*\s+(?=[\"'(A-Z])|\n\n")
 DOCUMENT_MARK = "<|doc|>"
@@ -62,6 +65,11 @@ def read_corpus(path: str | Path) -> list[str]:
     if len(text) < 1000:
         raise InputError(f"The corpus {path} has only {len(text)} characters; give a longer text.")
     return [document for part in text.split(DOCUMENT_MARK) if (document := part.strip("\n"))]
+
+
+def hash_corpus(documents: list[str]) -> str:
+    """Return the SHA-256 of the documents of a corpus, packed or not, in hexadecimal."""
+    return hashlib.sha256(json.dumps(documents).encode()).hexdigest()
 
 
 def deal(documents: list[str]) -> list[list[str]]:
@@ -200,8 +208,10 @@ class Windows:
         self.folder = Path(folder)
         self.pool: Pool | None = None
         self.pending: dict[int, AsyncResult] = {}
-        shards = deal(read_corpus(corpus))
-        remember_options(self.folder, options, sum(len(piece) for shard in shards for piece in shard))
+        documents = read_corpus(corpus)
+        self.corpus = hash_corpus(documents)
+        shards = deal(documents)
+        remember_options(self.folder, options, self.corpus)
         if processes:
             with multiprocessing.Pool(processes) as pool:
                 counts = sum(pool.imap_unordered(count_words, shards), Counter())
@@ -227,13 +237,21 @@ class Windows:
             for number in range(epoch, epoch + 3):
                 self.request(number)
             self.pending.pop(epoch).get()
-        parts = [[np.load(path) for path in shard_paths(self.folder, epoch, shard)] for shard in range(SHARDS)]
+        parts = [[load_array(path) for path in shard_paths(self.folder, epoch, shard)] for shard in range(SHARDS)]
         ids, kinds = (np.concatenate(column) for column in zip(*parts, strict=True))
         return ids, kinds
 
     def close(self) -> None:
         if self.pool:
             self.pool.terminate()
+
+    def remove(self) -> None:
+        """Remove the files, and the folder if nothing else is in it."""
+        for pattern in FILES:
+            for path in self.folder.glob(pattern):
+                path.unlink()
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
 
 def shard_paths(folder: Path, epoch: int, shard: int) -> tuple[Path, Path]:
@@ -242,11 +260,35 @@ def shard_paths(folder: Path, epoch: int, shard: int) -> tuple[Path, Path]:
     return ids, kinds
 
 
-def remember_options(folder: Path, options: WindowOptions, characters: int) -> None:
-    """Write the options into the folder, or raise InputError if it holds windows made with others."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "options.json"
-    text = json.dumps(asdict(options) | {"characters": characters}) + "\n"
-    if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise InputError(f"{folder} holds windows of another corpus or with other options; give another folder.")
-    path.write_text(text, encoding="utf-8")
+def load_array(path: Path) -> np.ndarray:
+    """Return what is in one of the files.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        return np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"Cannot read the windows {path}: {error}; remove that file, and it is made again.") from None
+
+
+def remember_options(folder: Path, options: WindowOptions, corpus: str) -> None:
+    """Write what the windows are made from into the folder.
+
+    Raises:
+        InputError: the folder holds windows that were made from something else, or files that are no windows.
+    """
+    path, ours = folder / OPTIONS, {"corpus": corpus} | asdict(options)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        empty = all(entry.name.startswith(".") for entry in folder.iterdir())
+        theirs = None if empty else json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder} holds other files than windows; give another folder.") from None
+    except ValueError:
+        raise InputError(f"{path} is damaged; remove the folder {folder}.") from None
+    except OSError as error:
+        raise InputError(f"Cannot write windows into {folder}: {error.strerror}; give another folder.") from None
+    if not empty and (found := difference(theirs, ours)):
+        raise InputError(f"{folder} holds windows of another run: {found}; give another folder, or remove that one.")
+    write_text(path, json.dumps(ours) + "\n")

@@ -9,6 +9,6 @@ def load(data: str = str(SAMPLE), **settings) -> dict[str, Dataset]:
     """Return the passages as lm-eval wants them; ``data`` and other settings come from ``--metadata``.
 
     Raises:
-        InputError: see :func:`helpers.lambada.read_texts`.
+        InputError: see :func:`helpers.lambada.passages.read_texts`.
     """
     return {"test": Dataset.from_list([{"text": text} for text in read_texts(data)])}

@@ -1,0 +1,34 @@
+"""What a benchmark checks before it measures, so that nothing fails at the end of it."""
+
+import os
+from pathlib import Path
+
+from ..errors import InputError
+
+
+def check_counts(**counts: int | None) -> None:
+    """Raise InputError for a number that is given and below 1, under the name of its argument."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise InputError(f"--{name.replace('_', '-')} is {count}; give a number from 1 on.")
+
+
+def make_folder(path: Path, of: str) -> None:
+    """Make a folder for an argument named ``of``, unless it is there.
+
+    Raises:
+        InputError: the system refuses.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot write into {path}: {error.strerror}; give another {of}.") from None
+    if not os.access(path, os.W_OK):
+        raise InputError(f"Cannot write into {path}: it is read-only; give another {of}.")
+
+
+def check_output(out: Path) -> None:
+    """Make the folder of a file of results; raise InputError if the file cannot be written there."""
+    make_folder(out.parent, "--out")
+    if out.is_dir():
+        raise InputError(f"--out {out} is a directory; give the name of a file.")
