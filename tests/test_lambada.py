@@ -242,6 +242,9 @@ def test_model_with_another_vocabulary(documents):
     passages.check_vocabulary(65536, documents, "model")
     with pytest.raises(InputError, match=r"model knows 1,000 tokens, but the passages use World id \d+; take a World"):
         passages.check_vocabulary(1000, documents, "model")
+    few = [replace(documents[0], context=[1], target=[2])]
+    with pytest.raises(InputError, match=r"model knows 50,277 tokens, not the 65,530 of World; take a World"):
+        passages.check_vocabulary(50277, few, "model")  # a Pile model, to which these ids are other words
     with pytest.raises(InputError):
         passages.check_vocabulary(5, [replace(documents[0], context=[1], target=[5])], "model")
 

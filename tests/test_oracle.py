@@ -13,6 +13,13 @@ CANNOT = {  # what the package cannot run
     "an RWKV-5 of one layer": {"version": "5.0", "layers": 1},
     "one with a time-mix of another width": {"version": "5.2", "attention_size": 128},
     "an RWKV-5.0 or 5.1 of one head": {"version": "5.1", "head_size": 64},
+    "an RWKV-5 with heads of a single channel": {"version": "5.0", "hidden_size": 4, "head_size": 1},
+    "an RWKV-5.0 or 5.1 with a bonus per channel": {"version": "5.0", "bonus_shape": (2, 32)},
+    "an RWKV-5.2 of one head with a trained state, or with one bonus": {
+        "version": "5.2",
+        "head_size": 64,
+        "bonus_shape": (1, 1),
+    },
 }
 
 

@@ -11,6 +11,7 @@ from helpers import __main__ as cli
 from helpers.checkpoints import names, synthetic
 from helpers.conversion import directory
 from helpers.errors import InputError
+from helpers.lambada import SAMPLE
 from helpers.proof import parity, verify
 from helpers.proof.card import BEGIN, with_certificate
 from helpers.proof.certificate import read_certificate
@@ -148,6 +149,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
         ([tmp_path / "no.pth", folder], "There is no file"),
         ([path, tmp_path], "not a converted model"),
         ([path, folder, "--data", "no.jsonl"], "no.jsonl"),
+        ([path, folder, "--data", str(SAMPLE), "--limit", "1"], "take a World model"),
         ([path, folder, "--lengths", "0"], "at least one length"),
         ([path, folder, "--tolerance", "nan"], "The tolerance is nan"),
         ([path, folder, "--tolerance", "inf"], "The tolerance is inf"),

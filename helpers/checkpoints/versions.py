@@ -191,6 +191,8 @@ def read_details_5(shapes: Shapes, heads: int, head_size: int) -> Details:
 def oracle_limits_5(info: CheckpointInfo) -> Iterator[str]:
     if info.layers == 1:
         yield "an RWKV-5 of one layer"
+    if info.head_size == 1:
+        yield "an RWKV-5 with heads of a single channel"
     yield from width_limit(info)
 
 
@@ -198,6 +200,15 @@ def oracle_limits_of_one_number_a_head(info: CheckpointInfo) -> Iterator[str]:
     yield from oracle_limits_5(info)
     if info.heads == 1:
         yield "an RWKV-5.0 or 5.1 of one head"
+    if info.details["bonus_shape"] == (info.heads, info.head_size):
+        yield "an RWKV-5.0 or 5.1 with a bonus per channel"
+
+
+def oracle_limits_of_one_number_a_channel(info: CheckpointInfo) -> Iterator[str]:
+    yield from oracle_limits_5(info)
+    usual = not info.details["has_time_state"] and info.details["bonus_shape"] == (1, info.head_size)
+    if info.heads == 1 and not usual:
+        yield "an RWKV-5.2 of one head with a trained state, or with one bonus"
 
 
 def odd_decay(info: CheckpointInfo) -> Iterator[str]:
@@ -291,7 +302,7 @@ VERSIONS: dict[str, VersionRow] = {
         rwkv5(
             "5.2",
             lambda shapes: has_gate(shapes) and has_decay_of_channels(shapes),
-            oracle_limits_5,
+            oracle_limits_of_one_number_a_channel,
             odd_logarithm,
             a_number_per_channel=True,
         ),

@@ -15,6 +15,7 @@ from ..paths import DATA
 
 SAMPLE = DATA / "lambada_style_sample.jsonl"  # passages of ours, for a check without a network
 HUB_REPO, HUB_FILE = "EleutherAI/lambada_openai", "data/lambada_test_en.jsonl"
+WORLD_TOKENS = 65530  # with id 0
 PREFIXES = ("none", "eot", "newline")  # nothing, id 0, or a line break before each passage
 
 
@@ -88,6 +89,10 @@ def download_test_set() -> Path:
         return Path(hf_hub_download(HUB_REPO, HUB_FILE, repo_type="dataset"))
     except (HfHubHTTPError, LocalEntryNotFoundError):
         raise InputError(f"Cannot get {HUB_FILE} of {HUB_REPO} from the Hub; give a local file to --data.") from None
+    except OSError as error:
+        raise InputError(
+            f"Cannot keep {HUB_FILE} in the cache: {error.strerror or error}; set HF_HOME to another folder."
+        ) from None
 
 
 def hash_texts(texts: list[str]) -> str:
@@ -106,9 +111,11 @@ def encode(texts: Iterable[str], encoder: Callable[[str], list[int]], prefix: st
 
 
 def check_vocabulary(rows: int, documents: list[Document], source: str | Path) -> None:
-    """Raise InputError if an id of the documents has no row in a model's embedding: it is not a World model."""
+    """Raise InputError if a model does not know all World tokens, whether the documents use the others or not."""
     largest = max(max(document.context + document.target) for document in documents)
     if largest >= rows:
         raise InputError(
             f"{source} knows {rows:,} tokens, but the passages use World id {largest}; take a World model."
         )
+    if rows < WORLD_TOKENS:  # the ids would be other words to it, and the numbers mean nothing
+        raise InputError(f"{source} knows {rows:,} tokens, not the {WORLD_TOKENS:,} of World; take a World model.")

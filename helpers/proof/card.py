@@ -60,7 +60,9 @@ def certificate_rows(certificate: Certificate) -> list[tuple[str, str, str]]:
         (
             "tokenizers",
             f"{tokenizers.texts:,} texts",
-            f"other ids: fast {tokenizers.fast_mismatches}, Python {tokenizers.slow_mismatches}",
+            f"other ids: fast {tokenizers.fast_mismatches}, Python {tokenizers.slow_mismatches}"
+            if tokenizers.texts
+            else "none to compare: the model has another vocabulary",
         ),
     ]
     if scores := certificate.lambada:

@@ -25,7 +25,7 @@ from ..checkpoints.versions import CheckpointInfo
 from ..conversion.loading import load_model
 from ..conversion.reading import is_world, load_converted, weight_files
 from ..errors import InputError
-from ..lambada.passages import encode, read_texts
+from ..lambada.passages import check_vocabulary, encode, read_texts
 from ..lambada.protocol import collect, compare_results, score_converted, score_original, summarize
 from ..paths import BUILD
 from ..tokenizer.check import find_mismatches, fuzz_texts, load_cases, reference_tokenizer
@@ -118,6 +118,8 @@ def verify(
     refuse_other_model(info, load_converted(folder)[1], checkpoint, folder)
     refuse_without_reference(info, checkpoint)
     texts = read_texts(data, limit) if data else []
+    if texts:
+        check_vocabulary(info.vocab_size, encode(texts, reference_tokenizer().encode), checkpoint)
     readings = plan_readings(info.vocab_size, lengths, seeds)
     BUILD.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="verify-", dir=BUILD) as scratch:  # the copy may be large
