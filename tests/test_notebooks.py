@@ -1,7 +1,9 @@
 """The notebooks: their form, a fresh run of each, and their committed outputs against it."""
 
 import functools
+import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -140,10 +142,21 @@ def test_what_is_committed_of_a_cell():
     assert committed.cells[1].metadata == {"tags": ["parameters"]}
 
 
-def test_the_environment_of_this_process_is_as_before(monkeypatch):
+def test_the_kernel_is_this_interpreter(tmp_path, monkeypatch):
+    """A kernel ``python3`` elsewhere, even where Jupyter looks first, is not taken (papermill#761)."""
+    other = tmp_path / "other" / "kernels" / "python3"
+    other.mkdir(parents=True)
+    spec = {"argv": ["/no/such/python", "-f", "{connection_file}"], "display_name": "Other", "language": "python"}
+    (other / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "other"))
+    write_series(tmp_path, "import sys; from helpers.teaching import record; record(python=sys.executable)")
+    assert run.run_series(out_dir=tmp_path / "out" / "n", folder=tmp_path).metrics == {"python": sys.executable}
+
+
+def test_the_environment_of_this_process_is_as_before(tmp_path, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     before = dict(os.environ)
-    with run.changed_environment(run.kernel_environment()):
+    with run.changed_environment(run.kernel_environment(tmp_path)):
         assert os.environ["HF_HUB_OFFLINE"] == "1"
     assert dict(os.environ) == before
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -52,7 +53,7 @@ def execute(notebook: Path, out: Path, parameters: dict | None = None) -> Notebo
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_suffix(".failed.ipynb")
     try:
-        with changed_environment(kernel_environment()):
+        with tempfile.TemporaryDirectory() as folder, changed_environment(kernel_environment(Path(folder))):
             executed = papermill.execute_notebook(
                 notebook,
                 partial,
@@ -73,11 +74,22 @@ def execute(notebook: Path, out: Path, parameters: dict | None = None) -> Notebo
     return executed
 
 
-def kernel_environment() -> dict[str, str]:
-    """Return the variables that a notebook's kernel has beside those of this process."""
+def kernel_environment(folder: Path) -> dict[str, str]:
+    """Return the variables that a notebook's kernel has beside those of this process.
+
+    Args:
+        folder: empty; it gets the kernel ``python3``, which is this interpreter. Jupyter looks there first, so that
+            no other kernel of that name is taken.
+    """
+    spec = folder / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel = {"argv": command, "display_name": "Python 3", "language": "python"}
+    (spec / "kernel.json").write_text(json.dumps(kernel), encoding="utf-8")
     bin_folder = str(Path(sys.executable).parent)
     return {
-        "PATH": bin_folder + os.pathsep + os.environ.get("PATH", ""),  # the kernel is started as `python`
+        "JUPYTER_PATH": str(folder) + os.pathsep + os.environ.get("JUPYTER_PATH", ""),
+        "PATH": bin_folder + os.pathsep + os.environ.get("PATH", ""),  # for what notebooks start by name
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONWARNINGS": "ignore",

@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import random
 import re
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -178,7 +179,13 @@ class ShardWriter:
                 np.save(file, array)
 
 
+def _leave_ctrl_c() -> None:
+    """Let the main process alone answer Ctrl+C, which reaches every process: it ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _start_worker(writer: ShardWriter) -> None:
+    _leave_ctrl_c()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _worker.append(writer)
 
@@ -213,7 +220,7 @@ class Windows:
         shards = deal(documents)
         remember_options(self.folder, options, self.corpus)
         if processes:
-            with multiprocessing.Pool(processes) as pool:
+            with multiprocessing.Pool(processes, _leave_ctrl_c) as pool:
                 counts = sum(pool.imap_unordered(count_words, shards), Counter())
         else:
             counts = sum(map(count_words, shards), Counter())
