@@ -10,10 +10,9 @@ from tqdm.auto import tqdm
 
 from .files import ZIP, first_bytes, is_finite, load_checkpoint, pieces, sharing_memory
 from .format import describe
-from .versions import CheckpointInfo
+from .versions import WORLD_IDS, WORLD_ROWS, CheckpointInfo
 
-WORLD_ROWS, PILE_ROWS = 65536, 50277
-WORLD_IDS = 65530  # 0 to 65,529
+PILE_ROWS = 50277
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]  # of tensors, by their names in the checkpoint
 Details = dict[str, Any]
 
+WORLD_IDS = 65530  # of the World vocabulary, 0 to 65,529
+WORLD_ROWS = 65536  # of the embeddings of World models; the last six are never used
+
 SHARED_CODE = ("rwkv_common.py", "rwkv_generation.py", "rwkv_inputs.py", "rwkv_requirements.py")  # of all versions
 
 

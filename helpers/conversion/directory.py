@@ -15,8 +15,7 @@ from transformers import GenerationConfig
 from ..atomic import new_directory, refuse_existing, write_text
 from ..checkpoints.files import load_checkpoint
 from ..checkpoints.format import describe
-from ..checkpoints.inspection import WORLD_IDS, WORLD_ROWS
-from ..checkpoints.versions import CheckpointInfo
+from ..checkpoints.versions import WORLD_IDS, WORLD_ROWS, CheckpointInfo
 from ..errors import InputError
 from ..tokenizer.fast import save_tokenizers
 from .configuration import code_files, model_config

@@ -19,7 +19,7 @@ from huggingface_hub.utils import build_hf_headers, filter_repo_objects, httpx, 
 
 from ..atomic import link_or_copy, locked, replaced_file, write_text
 from ..checkpoints.files import sha256
-from ..checkpoints.inspection import WORLD_ROWS
+from ..checkpoints.versions import WORLD_ROWS
 from ..errors import InputError
 from .loading import check_directory, read_config
 from .reading import is_world

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from ..checkpoints.files import load_checkpoint
 from ..checkpoints.format import describe
-from ..checkpoints.inspection import WORLD_ROWS
 from ..checkpoints.names import hub_name, pth_name
-from ..checkpoints.versions import CheckpointInfo
+from ..checkpoints.versions import WORLD_ROWS, CheckpointInfo
 from ..errors import InputError
 from ..tokenizer.fast import TOKENIZER_CODE
 

@@ -12,7 +12,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from ..atomic import link_or_copy, replaced_directory
-from ..checkpoints.inspection import WORLD_ROWS
+from ..checkpoints.versions import WORLD_ROWS
 from ..errors import InputError
 from .directory import Source, write_model
 from .reading import load_converted, weight_files

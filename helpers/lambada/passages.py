@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..checkpoints.versions import WORLD_IDS
 from ..errors import InputError
 from ..paths import DATA
 
 SAMPLE = DATA / "lambada_style_sample.jsonl"  # passages of ours, for a check without a network
 HUB_REPO, HUB_FILE = "EleutherAI/lambada_openai", "data/lambada_test_en.jsonl"
-WORLD_TOKENS = 65530  # with id 0
 PREFIXES = ("none", "eot", "newline")  # nothing, id 0, or a line break before each passage
 
 
@@ -117,5 +117,5 @@ def check_vocabulary(rows: int, documents: list[Document], source: str | Path) -
         raise InputError(
             f"{source} knows {rows:,} tokens, but the passages use World id {largest}; take a World model."
         )
-    if rows < WORLD_TOKENS:  # the ids would be other words to it, and the numbers mean nothing
-        raise InputError(f"{source} knows {rows:,} tokens, not the {WORLD_TOKENS:,} of World; take a World model.")
+    if rows < WORLD_IDS:  # the ids would be other words to it, and the numbers mean nothing
+        raise InputError(f"{source} knows {rows:,} tokens, not the {WORLD_IDS:,} of World; take a World model.")
