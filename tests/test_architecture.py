@@ -207,6 +207,14 @@ def test_help_and_wrong_arguments_need_no_torch(arguments):
     assert not modules_after(arguments) & slow
 
 
+def test_a_conversion_brings_no_model_into_memory():
+    """What a conversion imports beside torch is most of the memory that it takes."""
+    code = "import sys\nfrom helpers.conversion import convert\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "helpers.conversion.directory" in done.stdout.split(), done.stderr
+    assert not set(done.stdout.split()) & {"transformers.modeling_utils", "transformers.generation.utils"}
+
+
 # faces
 
 

@@ -3,15 +3,17 @@
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
 from transformers import PreTrainedConfig
 
 from ..checkpoints.versions import CheckpointInfo, VersionRow
-from ..hub_code.rwkv_common import RwkvForCausalLM, RwkvModel
 from ..paths import HUB_CODE
+
+if TYPE_CHECKING:  # a conversion needs no model, and the classes bring 90 MB of transformers with them
+    from ..hub_code.rwkv_common import RwkvForCausalLM, RwkvModel
 
 
 def hub_class(name: str) -> Any:
@@ -25,14 +27,14 @@ def config_class(row: VersionRow) -> type[PreTrainedConfig]:
     return cast(type[PreTrainedConfig], hub_class(row.config_class))
 
 
-def base_model_class(row: VersionRow) -> type[RwkvModel]:
+def base_model_class(row: VersionRow) -> "type[RwkvModel]":
     """Return the project's own model class without a head."""
-    return cast(type[RwkvModel], hub_class(f"{row.class_prefix}Model"))
+    return cast("type[RwkvModel]", hub_class(f"{row.class_prefix}Model"))
 
 
-def language_model_class(row: VersionRow) -> type[RwkvForCausalLM]:
+def language_model_class(row: VersionRow) -> "type[RwkvForCausalLM]":
     """Return the project's own model class with its head."""
-    return cast(type[RwkvForCausalLM], hub_class(f"{row.class_prefix}ForCausalLM"))
+    return cast("type[RwkvForCausalLM]", hub_class(f"{row.class_prefix}ForCausalLM"))
 
 
 def model_config(info: CheckpointInfo, dtype: torch.dtype | str, context_length: int = 4096) -> PreTrainedConfig:
