@@ -22,7 +22,7 @@ from ..checkpoints.files import load_checkpoint, pieces, sha256
 from ..checkpoints.format import describe
 from ..checkpoints.oracle import fp32_copy, load_oracle, refuse_without_reference
 from ..checkpoints.versions import CheckpointInfo
-from ..conversion.loading import load_model
+from ..conversion.loading import check_directory, load_model
 from ..conversion.reading import is_world, load_converted, weight_files
 from ..errors import InputError
 from ..lambada.passages import check_vocabulary, encode, read_texts
@@ -116,6 +116,7 @@ def verify(
     original = load_checkpoint(checkpoint)
     info = describe(original, str(checkpoint))
     refuse_other_model(info, load_converted(folder)[1], checkpoint, folder)
+    check_directory(folder)
     refuse_without_reference(info, checkpoint)
     texts = read_texts(data, limit) if data else []
     if texts:
