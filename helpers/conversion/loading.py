@@ -18,11 +18,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from ..checkpoints.format import describe
-from ..checkpoints.names import hub_name, pth_name
+from ..checkpoints.names import pth_name
 from ..checkpoints.versions import MODEL_TYPES, VersionRow
 from ..errors import InputError
 from .configuration import config_class, language_model_class, model_config
-from .reading import load_weights, weight_files
+from .reading import load_weights, model_tensors, weight_files
 
 POINTER = b"version https://git-lfs"  # how a file begins that Git LFS left in the place of a large one
 
@@ -126,11 +126,8 @@ def check_directory(folder: str | Path, with_tokenizer: bool = False) -> Version
         return row
     owners = {}  # name of a tensor -> its file
     weights: dict[str, Tensor] = {}
-    for file in complete_files(folder):
-        for name, weight in load_weights(file).items():
-            if hub_name(pth_name(name)) != name or name in weights:
-                raise InputError(f"{file}: {name} is not a tensor of a converted RWKV model, or is there twice.")
-            owners[name], weights[name] = file, weight
+    for file, name, weight in model_tensors(complete_files(folder)):
+        owners[name], weights[name] = file, weight
     config = usable_config(folder, row, content)
     check_tensors(folder, row, config, weights, owners)
     check_details(folder, config, weights)

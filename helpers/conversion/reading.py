@@ -1,6 +1,7 @@
 """Read the weights of a converted directory, of today or of an older converter, under the names of the checkpoint."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -52,14 +53,23 @@ def load_converted(folder: str | Path) -> tuple[dict[str, Tensor], CheckpointInf
         InputError: there are no weights, or a file is damaged, or they are not those of a supported RWKV model.
     """
     folder = Path(folder)
-    weights: dict[str, Tensor] = {}
-    for file in weight_files(folder):
-        for name, weight in load_weights(file).items():
-            old_name = pth_name(name)
-            if hub_name(old_name) != name or old_name in weights:
-                raise InputError(f"{file}: {name} is not a tensor of a converted RWKV model, or is there twice.")
-            weights[old_name] = weight
+    weights = {pth_name(name): weight for _, name, weight in model_tensors(weight_files(folder))}
     return weights, describe(weights, str(folder))
+
+
+def model_tensors(files: list[Path]) -> Iterator[tuple[Path, str, Tensor]]:
+    """Yield file, name and tensor of all that the weights files of one converted directory hold, memory-mapped.
+
+    Raises:
+        InputError: a file is damaged, or a tensor is not one of an RWKV model, or is there twice.
+    """
+    seen = set()
+    for file in files:
+        for name, weight in load_weights(file).items():
+            if hub_name(pth_name(name)) != name or name in seen:
+                raise InputError(f"{file}: {name} is not a tensor of a converted RWKV model, or is there twice.")
+            seen.add(name)
+            yield file, name, weight
 
 
 def is_world(folder: Path, vocab_size: int) -> bool:
