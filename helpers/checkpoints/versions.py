@@ -193,9 +193,9 @@ def read_details_5(shapes: Shapes, heads: int, head_size: int) -> Details:
 
 def oracle_limits_5(info: CheckpointInfo) -> Iterator[str]:
     if info.layers == 1:
-        yield "an RWKV-5 of one layer"
+        yield f"an RWKV-{info.version[0]} of one layer"
     if info.head_size == 1:
-        yield "an RWKV-5 with heads of a single channel"
+        yield f"an RWKV-{info.version[0]} with heads of a single channel"
     yield from width_limit(info)
 
 
@@ -280,6 +280,76 @@ def rwkv5(
     )
 
 
+# RWKV-6: as 5.2, but the text sets decays and mixing ratios
+
+
+def block_6(info: CheckpointInfo) -> dict[str, Shape]:
+    """Return names and shapes of one block's tensors."""
+    hidden, width, inner, details = info.hidden_size, info.attention_size, info.ffn_size, info.details
+    mix_rank, decay_rank, letters = details["mix_rank"], details["decay_rank"], "wkvrg"
+    block: dict[str, Shape] = {f"{norm}.{part}": (hidden,) for norm in ("ln1", "ln2") for part in ("weight", "bias")}
+    block |= {f"att.time_maa_{letter}": (1, 1, hidden) for letter in "x" + letters}
+    block |= {"att.time_maa_w1": (hidden, len(letters) * mix_rank), "att.time_maa_w2": (len(letters), mix_rank, hidden)}
+    block["att.time_decay"] = (1, 1, width)
+    block |= {"att.time_decay_w1": (hidden, decay_rank), "att.time_decay_w2": (decay_rank, width)}
+    block["att.time_faaaa"] = (info.heads, info.head_size)
+    block |= {f"att.{name}.weight": (width, hidden) for name in info.row.inputs.values()}
+    block |= {"att.output.weight": (hidden, width), "att.ln_x.weight": (width,), "att.ln_x.bias": (width,)}
+    if details["has_time_state"]:
+        block["att.time_state"] = (info.heads, info.head_size, info.head_size)
+    block |= {"ffn.time_maa_k": (1, 1, hidden), "ffn.time_maa_r": (1, 1, hidden)}
+    block |= {"ffn.key.weight": (inner, hidden), "ffn.value.weight": (hidden, inner)}
+    block["ffn.receptance.weight"] = (hidden, hidden)
+    return block
+
+
+def read_details_6(shapes: Shapes, heads: int, head_size: int) -> Details:
+    """Read the ranks; one that cannot be read becomes 1, which the check of all shapes then names."""
+    mix, decay = first_block(shapes, "time_maa_w2") or (), first_block(shapes, "time_decay_w2") or ()
+    return {
+        "mix_rank": mix[1] if len(mix) > 1 else 1,
+        "decay_rank": decay[0] if decay else 1,
+        "has_time_state": first_block(shapes, "time_state") is not None,
+    }
+
+
+def odd_6(info: CheckpointInfo) -> Iterator[str]:
+    if info.details["has_time_state"]:
+        state = "It has a trained initial state (time_state, from state tuning)"
+        yield f"{state}; the converted model starts there too."
+
+
+RWKV6 = VersionRow(
+    name="6",
+    recognize=lambda shapes: first_block(shapes, "time_maa_x") is not None,
+    count_heads=lambda shapes: (first_block(shapes, "time_faaaa") or (1,))[0],
+    read_details=read_details_6,
+    usual_details=lambda heads, head_size: {
+        "mix_rank": 32 if heads * head_size < 4096 else 64,
+        "decay_rank": 64 if heads * head_size < 4096 else 128,
+        "has_time_state": False,
+    },
+    inputs={"r": "receptance", "k": "key", "v": "value", "g": "gate"},
+    block=block_6,
+    ffn_size=lambda hidden: int(3.5 * hidden) // 32 * 32,
+    has_heads=True,
+    model_type="rwkv6",
+    config_class="configuration_rwkv6.Rwkv6Config",
+    config_fields=lambda info: {"head_size": info.head_size} | info.details,
+    class_prefix="modeling_rwkv6.Rwkv6",
+    native_class=None,
+    native_layers=0,
+    code_files=("configuration_rwkv6.py", "modeling_rwkv6.py", *SHARED_CODE),
+    oracle_limits=oracle_limits_5,
+    summary=lambda info: {
+        "mixing ratios": f"set by the text, rank {info.details['mix_rank']}",
+        "decay": f"set by the text, rank {info.details['decay_rank']}",
+        "initial state": "trained (time_state)" if info.details["has_time_state"] else "zeros",
+    },
+    oddities=odd_6,
+)
+
+
 def as_json(details: Details) -> Details:
     """Return details with shapes as lists, as they come back from ``config.json``."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in details.items()}
@@ -309,6 +379,7 @@ VERSIONS: dict[str, VersionRow] = {
             odd_logarithm,
             a_number_per_channel=True,
         ),
+        RWKV6,
     )
 }
 
@@ -318,4 +389,4 @@ MODEL_TYPES = {row.model_type: row for row in VERSIONS.values()}
 SUPPORTED = " and ".join(dict.fromkeys(f"RWKV-{name[0]}" for name in VERSIONS))  # for messages
 
 # versions that are known and not supported: the name, and a part of a tensor's name that no other version has
-UNSUPPORTED = {"RWKV-7": "att.x_r", "RWKV-6": "time_maa"}
+UNSUPPORTED = {"RWKV-7": "att.x_r"}

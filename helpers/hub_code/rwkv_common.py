@@ -1,8 +1,9 @@
 # Copyright 2026 The RWKV World on Hugging Face authors
 # SPDX-License-Identifier: Apache-2.0
-"""What RWKV-4 and RWKV-5 models share: token shift, channel-mix, the block, and the Hugging Face classes.
+"""What RWKV-4, 5 and 6 models share: token shift, channel-mix, the block, and the Hugging Face classes.
 
-The mathematics that makes a version that version, its time-mix, is in ``modeling_rwkv4.py`` and ``modeling_rwkv5.py``.
+The mathematics that makes a version that version, its time-mix, is in
+``modeling_rwkv4.py``, ``modeling_rwkv5.py`` and ``modeling_rwkv6.py``.
 
 Symbols, here and in every file and notebook of the project::
 
@@ -129,14 +130,18 @@ class RwkvMixer(nn.Module):
     """What time-mix and channel-mix have in common: learned ratios of mixing a token with the one before it."""
 
     inputs: tuple[str, ...]  # the matrices that read a mixture
+    ratios: tuple[str, ...]  # the names of the ratios
 
-    def __init__(self, config: PreTrainedConfig, layer: int, inputs: tuple[str, ...]):
+    def __init__(
+        self, config: PreTrainedConfig, layer: int, inputs: tuple[str, ...], ratios: tuple[str, ...] | None = None
+    ):
         super().__init__()
         self.inputs = inputs
+        self.ratios = ratios or tuple(f"time_mix_{name}" for name in inputs)
         self.depth = layer / max(config.num_hidden_layers - 1, 1)  # 0 in the first block, 1 in the last
         self.rise = 1 - layer / config.num_hidden_layers  # 1 in the first block, almost 0 in the last
-        for name in inputs:
-            self.register_parameter(f"time_mix_{name}", nn.Parameter(torch.empty(1, 1, config.hidden_size)))
+        for name in self.ratios:
+            self.register_parameter(name, nn.Parameter(torch.empty(1, 1, config.hidden_size)))
 
     def initialize(self) -> None:
         """Initialize the ratios: early blocks look back more, and later channels look back less."""
@@ -160,32 +165,36 @@ class RwkvTimeMix(RwkvMixer):
 
 
 class RwkvChannelMix(RwkvMixer):
-    """Channel-mix, the feed-forward layer of RWKV-4 and RWKV-5: ``sigmoid(R x') * V(relu(K x')^2)``.
+    """Channel-mix, the feed-forward layer of RWKV-4, 5 and 6: ``sigmoid(R x') * V(relu(K x')^2)``.
 
     Source: RWKV-4 paper (arXiv 2305.13048), equations 16 to 18.
     """
 
-    time_mix_key: nn.Parameter
-    time_mix_receptance: nn.Parameter
+    ratio_names = ("time_mix_key", "time_mix_receptance")
 
     def __init__(self, config: PreTrainedConfig, layer: int):
-        super().__init__(config, layer, inputs=("key", "receptance"))
+        super().__init__(config, layer, inputs=("key", "receptance"), ratios=self.ratio_names)
         hidden, inner = config.hidden_size, config.intermediate_size
         self.key = nn.Linear(hidden, inner, bias=False)
         self.receptance = nn.Linear(hidden, hidden, bias=False)
         self.value = nn.Linear(inner, hidden, bias=False)
 
     def forward(self, x: Tensor, before: Tensor, lengths: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-        previous = token_shift(x, before)
-        k = torch.relu(self.key(mix(x, previous, self.time_mix_key))) ** 2
-        r = torch.sigmoid(self.receptance(mix(x, previous, self.time_mix_receptance)))
+        for_key, for_receptance = self.mixed(x, token_shift(x, before))
+        k = torch.relu(self.key(for_key)) ** 2
+        r = torch.sigmoid(self.receptance(for_receptance))
         return r * self.value(k * scale), last_token(x, before, lengths)
+
+    def mixed(self, x: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the key and the receptance read, each (B, T, D)."""
+        key, receptance = (mix(x, previous, getattr(self, name)) for name in self.ratios)
+        return key, receptance
 
 
 class RwkvBlock(GradientCheckpointingLayer):
     """One layer: ``x + time_mix(ln1(x))``, then ``x + channel_mix(ln2(x))``. Block 0 first normalizes the embedding."""
 
-    def __init__(self, config: PreTrainedConfig, layer: int, time_mix: RwkvTimeMix):
+    def __init__(self, config: PreTrainedConfig, layer: int, time_mix: RwkvTimeMix, channel_mix: RwkvChannelMix):
         super().__init__()
         norm = {"normalized_shape": config.hidden_size, "eps": config.layer_norm_epsilon}
         if layer == 0:
@@ -193,7 +202,7 @@ class RwkvBlock(GradientCheckpointingLayer):
         self.ln1 = nn.LayerNorm(**norm)
         self.ln2 = nn.LayerNorm(**norm)
         self.attention = time_mix
-        self.feed_forward = RwkvChannelMix(config, layer)
+        self.feed_forward = channel_mix
         self.layer = layer
 
     def forward(
@@ -228,13 +237,15 @@ class RwkvPreTrainedModel(PreTrainedModel):
 class RwkvModel(RwkvPreTrainedModel):
     """Embedding, blocks and the last layer norm. A subclass sets ``time_mix_class``."""
 
-    time_mix_class: Callable[..., RwkvTimeMix]  # called with the configuration and the number of the block
+    time_mix_class: Callable[..., RwkvTimeMix]  # called with the configuration and the number of the block, as is
+    channel_mix_class: Callable[..., RwkvChannelMix] = RwkvChannelMix
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
         self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         layers = range(config.num_hidden_layers)
-        self.blocks = nn.ModuleList(RwkvBlock(config, layer, self.time_mix_class(config, layer)) for layer in layers)
+        mixers = (self.time_mix_class, self.channel_mix_class)
+        self.blocks = nn.ModuleList(RwkvBlock(config, n, *(mixer(config, n) for mixer in mixers)) for n in layers)
         self.ln_out = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.gradient_checkpointing = False
         self.post_init()

@@ -1,0 +1,230 @@
+# Copyright 2026 The RWKV World on Hugging Face authors
+# SPDX-License-Identifier: Apache-2.0
+"""RWKV-6 (Finch): RWKV-5.2 whose text sets its own mixing ratios and decays.
+
+For one head, with row vectors r_t, k_t, v_t, w_t of N channels and a state S of N x N numbers (arXiv 2404.05892)::
+
+    y_t = r_t (diag(u) k_t^T v_t + S_{t-1})        read, as in 5.2
+    S_t = diag(w_t) S_{t-1} + k_t^T v_t            write, as in 5.2; but w_t is of this token
+
+Each of the five inputs c = w, k, v, r, g is a mixture of a token and the one before it, d_t = x_{t-1} - x_t, in a ratio
+that the two of them set; and so is the decay::
+
+    x_c = x_t + d_t * (maa_c + tanh((x_t + d_t * maa_x) A_c) B_c)
+    w_t = exp(-exp(time_decay + tanh(x_w C) D))
+
+A ratio here counts what comes from the token *before*: 1 minus the ratio of RWKV-4 and RWKV-5.
+"""
+
+from .configuration_rwkv6 import Rwkv6Config  # first: it says which transformers is needed
+
+# isort: split
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from .rwkv_common import (
+    Fp32GroupNorm,
+    RwkvChannelMix,
+    RwkvForCausalLM,
+    RwkvModel,
+    RwkvTimeMix,
+    at_least_fp32,
+    last_token,
+    token_shift,
+)
+
+LETTERS = "wkvrg"  # of the inputs, in the order of time_maa_w1 and time_maa_w2
+
+
+def wkv6_recurrent(
+    r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The definition: one token after the other, exactly the two equations above. Slow; tests compare with it.
+
+    Args:
+        r, k, v, log_w: (B, H, T, N), fp32 or fp64; log_w is the logarithm of the decay, not positive.
+        u: (H, N), the bonus.
+        state: (B, H, N, N), rows belong to k and columns to v.
+        lengths: (B,) real tokens in each row, the rest is padding behind them; all by default.
+
+    Returns:
+        y (B, H, T, N) and the state after the last real token.
+    """
+    w = torch.exp(log_w)
+    outputs = []
+    for t in range(r.shape[2]):
+        kv = k[:, :, t, :, None] * v[:, :, t, None, :]
+        outputs.append((r[:, :, t, None, :] @ (u[..., None] * kv + state))[:, :, 0])
+        new_state = w[:, :, t, :, None] * state + kv
+        state = new_state if lengths is None else torch.where((t < lengths).view(-1, 1, 1, 1), new_state, state)
+    return torch.stack(outputs, dim=2), state
+
+
+def wkv6_scores(r: Tensor, k: Tensor, log_w: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return how much of v_j reaches y_i inside each chunk, and how much decays before, after and in it.
+
+    Scores of single tokens are joined to those of blocks of 2, 4, ... C tokens. In a block, token i of the second half
+    reads token j of the first one through all decays between them: those of the first half after j, which go into k_j,
+    and those of the second half before i, which go into r_i. Logarithms of decays are only ever added, never
+    subtracted, so no exponent is positive and none loses digits.
+
+    Args:
+        r, k, log_w: (B, H, n, C, N): n chunks of C tokens, C a power of two.
+        u: (H, N).
+
+    Returns:
+        scores (B, H, n, C, C), and logarithms: of the decay in a chunk before each token, after each token (both
+        (B, H, n, C, N)), and of all its tokens (B, H, n, 1, N).
+    """
+    r, k, total = (x.flatten(2, 3)[..., None, :] for x in (r, k, log_w))  # (B, H, n C, 1, N): blocks of one token
+    tokens = log_w.shape[3]
+    scores = (r * u[:, None, None] * k).sum(-1, keepdim=True)
+    before, after = torch.zeros_like(total), torch.zeros_like(total)
+    while scores.shape[-1] < tokens:
+        pairs = [x.unflatten(2, (-1, 2)).unbind(3) for x in (r, k, total, before, after, scores)]
+        (r1, r2), (k1, k2), (total1, total2), (before1, before2), (after1, after2), (scores1, scores2) = pairs
+        across = (r2 * torch.exp(before2)) @ (k1 * torch.exp(after1)).mT
+        upper, lower = F.pad(scores1, (0, across.shape[-1])), torch.cat([across, scores2], dim=-1)
+        scores = torch.cat([upper, lower], dim=-2)
+        before, after = torch.cat([before1, before2 + total1], dim=-2), torch.cat([after1 + total2, after2], dim=-2)
+        r, k, total = torch.cat([r1, r2], dim=-2), torch.cat([k1, k2], dim=-2), total1 + total2
+    return scores, before, after, total
+
+
+def wkv6_chunked(
+    r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None = None, size=None
+) -> tuple[Tensor, Tensor]:
+    """The same as :func:`wkv6_recurrent` as matrix products, in chunks of C = ``size`` tokens, a power of two."""
+    tokens = r.shape[2]
+    size = size or (32 if tokens <= 96 else 64)
+    if lengths is not None:  # padding writes nothing, and nothing decays in it
+        real = (torch.arange(tokens, device=r.device) < lengths[:, None])[:, None, :, None]
+        k, log_w = k * real, log_w * real
+    r, k, v, log_w = (F.pad(x, (0, 0, 0, -tokens % size)).unflatten(2, (-1, size)) for x in (r, k, v, log_w))
+    scores, before, after, total = wkv6_scores(r, k, log_w, u)
+    added, kept = (k * torch.exp(after)).mT @ v, torch.exp(total).mT  # what a chunk adds to S, and keeps of it
+    states = []
+    for chunk in range(r.shape[2]):
+        states.append(state)
+        state = kept[:, :, chunk] * state + added[:, :, chunk]
+    y = scores @ v + (r * torch.exp(before)) @ torch.stack(states, dim=2)
+    return y.flatten(2, 3)[:, :, :tokens], state
+
+
+class Rwkv6TimeMix(RwkvTimeMix):
+    """Time-mix of RWKV-6: mixtures and decay set by the text, WKV, a norm for each head, gate, output."""
+
+    time_maa_x: nn.Parameter
+
+    def __init__(self, config: Rwkv6Config, layer: int):
+        ratios = tuple(f"time_maa_{letter}" for letter in "x" + LETTERS)
+        super().__init__(config, layer, inputs=("receptance", "key", "value", "gate"), ratios=ratios)
+        hidden, width = config.hidden_size, config.attention_hidden_size
+        mix_rank, decay_rank = config.mix_rank, config.decay_rank
+        assert width is not None  # the configuration fills in what is not given, here and below
+        assert mix_rank is not None
+        assert decay_rank is not None
+        self.heads, self.head_size = config.num_heads, config.head_size
+        self.time_maa_w1 = nn.Parameter(torch.empty(hidden, len(LETTERS) * mix_rank))
+        self.time_maa_w2 = nn.Parameter(torch.empty(len(LETTERS), mix_rank, hidden))
+        self.time_decay = nn.Parameter(torch.empty(1, 1, width))
+        self.time_decay_w1 = nn.Parameter(torch.empty(hidden, decay_rank))
+        self.time_decay_w2 = nn.Parameter(torch.empty(decay_rank, width))
+        self.time_faaaa = nn.Parameter(torch.empty(self.heads, self.head_size))
+        self.time_state = None
+        if config.has_time_state:
+            self.time_state = nn.Parameter(torch.zeros(self.heads, self.head_size, self.head_size))
+        for name in self.inputs:
+            self.add_module(name, nn.Linear(hidden, width, bias=False))
+        self.output = nn.Linear(width, hidden, bias=False)
+        self.wkv = wkv6_chunked
+        self.ln_x = Fp32GroupNorm(self.heads, width, eps=config.group_norm_epsilon)
+
+    def initialize(self) -> None:
+        """Initialize as BlinkDL/RWKV-LM does: at first the text changes neither ratios nor decays."""
+        channels = torch.linspace(0, 1, self.time_maa_x.shape[-1])
+        for name in self.ratios:
+            power = 0.5 * self.rise if name[-1] in "rg" else self.rise
+            init.copy_(getattr(self, name)[0, 0], 1 - channels**power - (0.3 * self.depth if name[-1] == "v" else 0))
+        width = self.time_decay.numel()
+        ladder = torch.linspace(0, 1, width)
+        init.copy_(self.time_decay[0, 0], -6 + 5 * ladder ** (0.7 + 1.3 * self.depth))
+        zigzag = 0.1 * ((torch.arange(width) + 1) % 3 - 1)
+        init.copy_(self.time_faaaa.flatten(), self.depth * (1 - ladder) + zigzag)
+        for name in ("time_maa", "time_decay"):
+            init.zeros_(getattr(self, f"{name}_w1"))
+            init.uniform_(getattr(self, f"{name}_w2"), -0.01, 0.01)
+        if self.time_state is not None:
+            init.zeros_(self.time_state)
+
+    def initial_wkv(self, batch_size: int) -> Tensor:
+        """Return S before the first token, (B, H, N, N): zeros, or the checkpoint's trained state (stored as S^T)."""
+        if self.time_state is None:
+            return at_least_fp32(self.time_decay).new_zeros(batch_size, self.heads, self.head_size, self.head_size)
+        return at_least_fp32(self.time_state).mT.expand(batch_size, -1, -1, -1)
+
+    def mixtures(self, x: Tensor, difference: Tensor) -> dict[str, Tensor]:
+        """Return the five inputs by their letters, each (B, T, D), mixed in ratios that the text sets."""
+        hints = torch.tanh((x + difference * self.time_maa_x.to(x.dtype)) @ self.time_maa_w1)
+        hints = hints.unflatten(-1, (len(LETTERS), 1, -1)) @ self.time_maa_w2  # (B, T, 5, 1, D)
+        ratios = torch.stack([getattr(self, f"time_maa_{letter}")[0, 0] for letter in LETTERS]).to(x.dtype)
+        mixed = x[..., None, :] + difference[..., None, :] * (ratios + hints[..., 0, :])
+        return dict(zip(LETTERS, mixed.unbind(-2), strict=True))
+
+    def forward(
+        self, x: Tensor, before: Tensor, state: Tensor | None, lengths: Tensor | None, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        batch, tokens, _ = x.shape
+        inputs = self.mixtures(x, token_shift(x, before) - x)
+
+        def heads(projected: Tensor) -> Tensor:  # (B, T, A) -> (B, H, T, N)
+            return at_least_fp32(projected).view(batch, tokens, self.heads, self.head_size).transpose(1, 2)
+
+        r, k, v = heads(self.receptance(inputs["r"])), heads(self.key(inputs["k"])), heads(self.value(inputs["v"]))
+        of_text = torch.tanh(inputs["w"] @ self.time_decay_w1) @ self.time_decay_w2
+        log_w = -torch.exp(heads(at_least_fp32(self.time_decay) + at_least_fp32(of_text)))
+        state = self.initial_wkv(batch) if state is None else state.to(r)
+        wkv6 = wkv6_recurrent if tokens == 1 else self.wkv
+        with torch.autocast(x.device.type, enabled=False):  # its matrix products stay fp32 in mixed precision
+            y, state = wkv6(r, k, v, log_w, at_least_fp32(self.time_faaaa), state, lengths)
+
+        y = self.ln_x(y.transpose(1, 2).reshape(batch * tokens, -1)).view(batch, tokens, -1).to(x.dtype)
+        y = y * F.silu(self.gate(inputs["g"]))
+        return self.output(y * scale), last_token(x, before, lengths), state
+
+
+class Rwkv6ChannelMix(RwkvChannelMix):
+    """Channel-mix as in RWKV-5; only its ratios count what comes from the token before."""
+
+    ratio_names = ("time_maa_k", "time_maa_r")
+
+    def initialize(self) -> None:
+        for name in self.ratios:
+            ratio = getattr(self, name)
+            init.copy_(ratio, 1 - torch.linspace(0, 1, ratio.shape[-1]).view_as(ratio) ** self.rise)
+
+    def mixed(self, x: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
+        key, receptance = (torch.lerp(x, previous, getattr(self, name).to(x.dtype)) for name in self.ratios)
+        return key, receptance
+
+
+class Rwkv6Model(RwkvModel):
+    config_class = Rwkv6Config
+    time_mix_class = Rwkv6TimeMix
+    channel_mix_class = Rwkv6ChannelMix
+    _keep_in_fp32_modules_strict = ["time_decay", "time_faaaa", "time_state", "ln_x"]
+
+
+class Rwkv6ForCausalLM(RwkvForCausalLM):
+    config_class = Rwkv6Config
+    model_class = Rwkv6Model
+    _keep_in_fp32_modules_strict = Rwkv6Model._keep_in_fp32_modules_strict
+
+
+Rwkv6Config.register_for_auto_class()
+Rwkv6Model.register_for_auto_class("AutoModel")
+Rwkv6ForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+
+__all__ = ["Rwkv6ForCausalLM", "Rwkv6Model"]
