@@ -293,7 +293,7 @@ def replaced(name, value):
         (replaced("ln_out.bias", lambda w: torch.ones(64, dtype=torch.int64)), "expected floating-point"),
         (replaced("ln_out.bias", lambda w: torch.full((64,), float("nan"))), "ln_out.bias has numbers that are not"),
         (replaced("head.weight", lambda w: w["emb.weight"]), "share memory"),
-        (replaced("blocks.0.att.time_maa_x", lambda w: torch.ones(1)), "RWKV-6"),
+        (replaced("blocks.0.att.time_maa_x", lambda w: torch.ones(1)), "time_maa_x has shape"),
         (replaced("blocks.0.att.x_r", lambda w: torch.ones(1)), "RWKV-7"),
     ],
 )

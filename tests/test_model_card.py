@@ -43,7 +43,7 @@ def test_license_and_code(version, tmp_path):
     card = card_of(tmp_path, version, torch.bfloat16, None)
     assert card.startswith("---\nlicense: apache-2.0\n")
     assert f"# RWKV-{version} World, converted from a.pth" in card
-    code = "modeling_rwkv4.py" if version == "4" else "modeling_rwkv5.py"
+    code = f"modeling_rwkv{version[0]}.py"
     assert f"`{code}`" in card
     assert (tmp_path / "out" / code).is_file()
     assert ("RwkvForCausalLM" in card) == (version == "4")

@@ -13,10 +13,19 @@ from helpers.checkpoints.bundled import bundled_checkpoint
 from helpers.checkpoints.oracle import load_oracle
 from helpers.checkpoints.synthetic import write_random_checkpoint
 from helpers.conversion.directory import convert
-from helpers.hub_code import modeling_rwkv4, modeling_rwkv5, rwkv_common
+from helpers.hub_code import modeling_rwkv4, modeling_rwkv5, modeling_rwkv6, rwkv_common
 
 HALF = [torch.bfloat16, torch.float16]
-ALWAYS_FP32 = ("time_decay", "time_first", "time_faaaa", "time_state", "ln_x.weight", "ln_x.bias")
+ALWAYS_FP32 = (
+    "time_decay",
+    "time_decay_w1",
+    "time_decay_w2",
+    "time_first",
+    "time_faaaa",
+    "time_state",
+    "ln_x.weight",
+    "ln_x.bias",
+)
 
 
 def relative_error(ours, expected):
@@ -57,6 +66,7 @@ def test_wkv_and_group_norm_compute_in_fp32(version, dtype, monkeypatch):
     for module, names in (
         (modeling_rwkv4, ("wkv4_scan", "wkv4_recurrent")),
         (modeling_rwkv5, ("wkv5_chunked", "wkv5_recurrent")),
+        (modeling_rwkv6, ("wkv6_chunked", "wkv6_recurrent")),
     ):
         for name in names:
             monkeypatch.setattr(module, name, spied(getattr(module, name)))

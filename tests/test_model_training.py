@@ -11,11 +11,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_models import VERSIONS, ids_of, tiny_model
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-from helpers.hub_code import modeling_rwkv4, modeling_rwkv5
+from helpers.hub_code import modeling_rwkv4, modeling_rwkv5, modeling_rwkv6
 
 DEFINITIONS = {
     modeling_rwkv4.wkv4_scan: modeling_rwkv4.wkv4_recurrent,
     modeling_rwkv5.wkv5_chunked: modeling_rwkv5.wkv5_recurrent,
+    modeling_rwkv6.wkv6_chunked: modeling_rwkv6.wkv6_recurrent,
 }
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .files import load_checkpoint
-from .versions import UNSUPPORTED, VERSIONS, CheckpointInfo, Shape
+from .versions import SUPPORTED, UNSUPPORTED, VERSIONS, CheckpointInfo, Shape
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 # what LoRA (with PiSSA and DoRA), Bone and DiSHA train beside a model's own tensors: PEFT and JL-er/RWKV-PEFT
@@ -64,7 +64,7 @@ def refuse_other_models(weights: dict[str, Tensor], source: str) -> None:
     names = " ".join(weights)
     for version, sign in UNSUPPORTED.items():
         if "emb.weight" in weights and sign in names:
-            raise InputError(f"{source} is an {version} checkpoint; this converter knows RWKV-4 and RWKV-5.")
+            raise InputError(f"{source} is an {version} checkpoint; this converter knows {SUPPORTED}.")
     needed = ("emb.weight", "blocks.0.att.key.weight", "blocks.0.ffn.key.weight", "blocks.0.att.time_decay")
     missing = [name for name in needed if name not in weights]
     if "rwkv.embeddings.weight" in weights:

@@ -386,7 +386,7 @@ VERSIONS: dict[str, VersionRow] = {
 # by the model_type of a configuration: a row of that type; versions of one type share code and classes
 MODEL_TYPES = {row.model_type: row for row in VERSIONS.values()}
 
-SUPPORTED = " and ".join(dict.fromkeys(f"RWKV-{name[0]}" for name in VERSIONS))  # for messages
+SUPPORTED = ", ".join(dict.fromkeys(f"RWKV-{name[0]}" for name in VERSIONS))  # for messages
 
 # versions that are known and not supported: the name, and a part of a tensor's name that no other version has
 UNSUPPORTED = {"RWKV-7": "att.x_r"}

@@ -183,8 +183,8 @@ class Rwkv6TimeMix(RwkvTimeMix):
             return at_least_fp32(projected).view(batch, tokens, self.heads, self.head_size).transpose(1, 2)
 
         r, k, v = heads(self.receptance(inputs["r"])), heads(self.key(inputs["k"])), heads(self.value(inputs["v"]))
-        of_text = torch.tanh(inputs["w"] @ self.time_decay_w1) @ self.time_decay_w2
-        log_w = -torch.exp(heads(at_least_fp32(self.time_decay) + at_least_fp32(of_text)))
+        w, *decays = map(at_least_fp32, (inputs["w"], self.time_decay, self.time_decay_w1, self.time_decay_w2))
+        log_w = -torch.exp(heads(decays[0] + torch.tanh(w @ decays[1]) @ decays[2]))
         state = self.initial_wkv(batch) if state is None else state.to(r)
         wkv6 = wkv6_recurrent if tokens == 1 else self.wkv
         with torch.autocast(x.device.type, enabled=False):  # its matrix products stay fp32 in mixed precision
@@ -214,6 +214,7 @@ class Rwkv6Model(RwkvModel):
     config_class = Rwkv6Config
     time_mix_class = Rwkv6TimeMix
     channel_mix_class = Rwkv6ChannelMix
+    # time_decay stands for time_decay_w1 and time_decay_w2, too
     _keep_in_fp32_modules_strict = ["time_decay", "time_faaaa", "time_state", "ln_x"]
 
 
