@@ -16,7 +16,8 @@ from helpers.conversion.directory import convert
 from helpers.hub_code import modeling_rwkv4, modeling_rwkv5, modeling_rwkv6, rwkv_common
 
 HALF = [torch.bfloat16, torch.float16]
-ALWAYS_FP32 = (
+DECAY = ("time_decay", "time_decay_w1", "time_decay_w2")
+ALWAYS_FP32 = (*DECAY, "time_first", "time_faaaa", "time_state", "ln_x.weight", "ln_x.bias")
     "time_decay",
     "time_decay_w1",
     "time_decay_w2",

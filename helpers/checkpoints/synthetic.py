@@ -1,5 +1,6 @@
 """Write small random checkpoints in BlinkDL's format, of every supported version: for tests and demonstrations."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def random_tensor(name: str, shape: tuple[int, ...], generator: torch.Generator)
     if "time_mix" in name or re.search(r"time_maa_[a-z]$", name):
         return torch.rand(shape, generator=generator)
     if re.search(r"time_(maa|decay)_w[12]$", name):
-        return noise * shape[-2] ** -0.5
+        return noise / math.sqrt(shape[-2])
     if name.endswith("time_decay"):
         return -4 + 2.5 * noise
     if name.endswith(("time_first", "time_faaaa")):

@@ -116,6 +116,10 @@ def wkv6_chunked(
 class Rwkv6TimeMix(RwkvTimeMix):
     """Time-mix of RWKV-6: mixtures and decay set by the text, WKV, a norm for each head, gate, output."""
 
+    receptance: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    gate: nn.Linear
     time_maa_x: nn.Parameter
 
     def __init__(self, config: Rwkv6Config, layer: int):

@@ -244,8 +244,9 @@ class RwkvModel(RwkvPreTrainedModel):
         super().__init__(config)
         self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         layers = range(config.num_hidden_layers)
-        mixers = (self.time_mix_class, self.channel_mix_class)
-        self.blocks = nn.ModuleList(RwkvBlock(config, n, *(mixer(config, n) for mixer in mixers)) for n in layers)
+        self.blocks = nn.ModuleList(
+            RwkvBlock(config, n, self.time_mix_class(config, n), self.channel_mix_class(config, n)) for n in layers
+        )
         self.ln_out = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.gradient_checkpointing = False
         self.post_init()
