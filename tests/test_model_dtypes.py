@@ -18,15 +18,6 @@ from helpers.hub_code import modeling_rwkv4, modeling_rwkv5, modeling_rwkv6, rwk
 HALF = [torch.bfloat16, torch.float16]
 DECAY = ("time_decay", "time_decay_w1", "time_decay_w2")
 ALWAYS_FP32 = (*DECAY, "time_first", "time_faaaa", "time_state", "ln_x.weight", "ln_x.bias")
-    "time_decay",
-    "time_decay_w1",
-    "time_decay_w2",
-    "time_first",
-    "time_faaaa",
-    "time_state",
-    "ln_x.weight",
-    "ln_x.bias",
-)
 
 
 def relative_error(ours, expected):
