@@ -30,7 +30,9 @@ def describe(weights: dict[str, Tensor], source: str = "the checkpoint") -> Chec
     """
     refuse_other_models(weights, source)
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-    row = next(row for row in VERSIONS.values() if row.recognize(shapes))
+    row = next((row for row in VERSIONS.values() if row.recognize(shapes)), None)
+    if row is None:
+        raise InputError(f"{source} is of a version of RWKV that is not known here; this converter knows {SUPPORTED}.")
     attention_size, heads = shapes["blocks.0.att.key.weight"][0], row.count_heads(shapes)
     if attention_size % heads:
         raise InputError(f"{source}: {attention_size} channels cannot be split into {heads} heads.")
@@ -65,9 +67,10 @@ def refuse_other_models(weights: dict[str, Tensor], source: str) -> None:
     for version, sign in UNSUPPORTED.items():
         if "emb.weight" in weights and sign in names:
             raise InputError(f"{source} is an {version} checkpoint; this converter knows {SUPPORTED}.")
-    needed = ("emb.weight", "blocks.0.att.key.weight", "blocks.0.ffn.key.weight", "blocks.0.att.time_decay")
+    decay = next((name for name in ("blocks.0.att.w0", "blocks.0.att.time_decay") if name in weights), None)
+    needed = ("emb.weight", "blocks.0.att.key.weight", "blocks.0.ffn.key.weight", decay or "blocks.0.att.time_decay")
     missing = [name for name in needed if name not in weights]
-    if "rwkv.embeddings.weight" in weights:
+    if "rwkv.embeddings.weight" in weights or "rwkv7.emb.weight" in weights:
         raise InputError(f"{source} has the names of a converted model already; give its directory to refresh.")
     prefixed = next((name for name in weights if name.endswith(".emb.weight")), None)
     if missing and prefixed:
@@ -85,10 +88,11 @@ def refuse_other_models(weights: dict[str, Tensor], source: str) -> None:
 
 def expected_shapes(info: CheckpointInfo) -> dict[str, Shape]:
     """Return name and shape of every tensor that a checkpoint of this kind has: the format, written down."""
-    hidden, vocab, block = info.hidden_size, info.vocab_size, info.row.block(info)
+    hidden, vocab = info.hidden_size, info.vocab_size
     shapes: dict[str, Shape] = {"emb.weight": (vocab, hidden)}
     shapes |= {"blocks.0.ln0.weight": (hidden,), "blocks.0.ln0.bias": (hidden,)}
-    shapes |= {f"blocks.{i}.{name}": shape for i in range(info.layers) for name, shape in block.items()}
+    for layer in range(info.layers):
+        shapes |= {f"blocks.{layer}.{name}": shape for name, shape in info.row.block(info, layer).items()}
     return shapes | {"ln_out.weight": (hidden,), "ln_out.bias": (hidden,), "head.weight": (vocab, hidden)}
 
 

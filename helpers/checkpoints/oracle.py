@@ -1,9 +1,11 @@
 """The independent reference: BlinkDL's own inference code, the ``rwkv`` package."""
 
 import gc
+import multiprocessing
 import os
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -46,9 +48,12 @@ def load_oracle(path: str | Path, strategy: str = "cpu fp32") -> Any:
         InputError: the checkpoint is unusable, the package cannot run its model or does not know the strategy, or the
             name does not end in ``.pth``.
     """
-    refuse_without_reference(describe(load_checkpoint(path), str(path)), path)  # clear errors instead of the package's
+    info = describe(load_checkpoint(path), str(path))  # clear errors instead of the package's
+    refuse_without_reference(info, path)
     if Path(path).suffix != ".pth":
         raise InputError(f"The rwkv package reads files that end in .pth only, and {path} does not; rename it.")
+    if info.row.oracle_apart:
+        return OracleApart(Path(path).absolute(), strategy)
     os.environ["RWKV_JIT_ON"] = "1"
     os.environ["RWKV_CUDA_ON"] = "0"
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
@@ -80,3 +85,70 @@ def oracle_state(state: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     else:
         time_shift, wkv, channel_shift = state[0::3], state[1::3], state[2::3]
     return torch.stack(time_shift)[None], torch.stack(wkv)[None], torch.stack(channel_shift)[None]
+
+
+class OracleApart:
+    """The ``rwkv`` package in a process of its own, for RWKV-7.
+
+    A switch that it reads when it is imported, ``RWKV_V7_ON``, decides whether it runs RWKV-7 or all other versions.
+    """
+
+    def __init__(self, path: Path, strategy: str):
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve_oracle, args=(theirs, path, strategy), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.receive(f"load {path} with the strategy {strategy!r}")
+
+    def forward(
+        self, ids: list[int], state: list[Tensor] | None, full_output: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return logits (T, V) or (V,), and the state, as :meth:`rwkv.model.RWKV.forward` does."""
+        self.connection.send((ids, state and [part.numpy() for part in state], full_output))
+        logits, *parts = self.receive("run")
+        return torch.from_numpy(logits), [torch.from_numpy(part) for part in parts]
+
+    def receive(self, action: str) -> list[Any]:
+        """Return an answer of the process.
+
+        Raises:
+            InputError: it has none to give.
+        """
+        try:
+            answer = self.connection.recv()
+        except EOFError:
+            answer = "its process ended"
+        if isinstance(answer, str):
+            raise InputError(f"The rwkv package cannot {action}: {answer}.")
+        return cast(list[Any], answer)
+
+    def __del__(self) -> None:
+        self.connection.close()  # upon which the process ends
+
+
+def serve_oracle(connection: Any, path: Path, strategy: str) -> None:
+    """Answer the requests of an :class:`OracleApart` until it is gone. The state's matrices have rows of keys here."""
+    os.environ |= {"RWKV_V7_ON": "1", "RWKV_JIT_ON": "1", "RWKV_CUDA_ON": "0"}
+    try:
+        with redirect_stdout(None):  # it prints what it loads
+            from rwkv.model import RWKV
+
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+            model = RWKV(model=str(path.with_suffix("")), strategy=strategy)
+        connection.send([])
+        while True:
+            ids, state, full_output = connection.recv()
+            tensors = state and [torch.from_numpy(part.copy()) for part in state]
+            with torch.no_grad():
+                logits, after = model.forward(ids, tensors and transposed(tensors), full_output)
+            connection.send([x.float().numpy() for x in (logits, *transposed(after))])
+    except EOFError:
+        return
+    except Exception as error:  # whatever the package raises
+        connection.send((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip("."))
+
+
+def transposed(state: list[Tensor]) -> list[Tensor]:
+    """Return a state with the matrix of each block, every third tensor from the second on, transposed."""
+    return [part.mT.contiguous() if number % 3 == 1 else part for number, part in enumerate(state)]

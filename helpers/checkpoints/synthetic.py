@@ -37,10 +37,12 @@ def write_random_checkpoint(
 def random_tensor(name: str, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
     """Return fp32 values of a size that is usual for the tensor of that name."""
     noise = torch.randn(shape, generator=generator)
-    if "time_mix" in name or re.search(r"time_maa_[a-z]$", name):
+    if re.search(r"time_mix|time_maa_[a-z]$|\.x_[a-z]$", name):
         return torch.rand(shape, generator=generator)
-    if re.search(r"time_(maa|decay)_w[12]$", name):
+    if re.search(r"time_(maa|decay)_w[12]$|\.[wavg][12]$", name):
         return noise / math.sqrt(shape[-2])
+    if re.search(r"\.([wav]0|k_k|k_a|r_k)$", name):
+        return 0.5 + 0.5 * noise
     if name.endswith("time_decay"):
         return -4 + 2.5 * noise
     if name.endswith(("time_first", "time_faaaa")):

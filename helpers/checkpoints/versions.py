@@ -62,10 +62,11 @@ class VersionRow:
     read_details: Callable[[Shapes, int, int], Details]  # of a checkpoint with H heads of N channels
     usual_details: Callable[[int, int], Details]  # what BlinkDL's files of this version have, for H and N
     inputs: Mapping[str, str]  # letter of a mixing ratio of time-mix -> the matrix that reads that mixture
-    block: Callable[[CheckpointInfo], dict[str, Shape]]  # names and shapes of one block's tensors, in their order
+    block: Callable[[CheckpointInfo, int], dict[str, Shape]]  # names and shapes of the tensors of the block of a number
     ffn_size: Callable[[int], int]  # width of channel-mix in BlinkDL's training code, for D
     has_heads: bool
     # the converted model
+    prefix: str  # of the names of its tensors, see names.py
     model_type: str
     config_class: str  # in hub_code/, as "file.Class"; without a file it is a class of transformers itself
     config_fields: Callable[[CheckpointInfo], Details]  # beyond the sizes that all versions have
@@ -77,6 +78,7 @@ class VersionRow:
     oracle_limits: Callable[[CheckpointInfo], Iterable[str]]  # why the rwkv package cannot run a model, if it cannot
     summary: Callable[[CheckpointInfo], dict[str, str]]  # lines that only inspect shows
     oddities: Callable[[CheckpointInfo], Iterable[str]]  # sentences on what is unlike the published models
+    oracle_apart: bool = False  # the rwkv package runs it only in a process that runs no other version
     kernel: str | None = None  # name of a function in training/wkv_triton.py, if there is a faster one for training
 
     def runs_natively(self, layers: int) -> bool:
@@ -110,7 +112,7 @@ def has_decay_of_channels(shapes: Shapes) -> bool:
     return len(decay) > 1 and decay[1] > 1
 
 
-def block_4_and_5(info: CheckpointInfo) -> dict[str, Shape]:
+def block_4_and_5(info: CheckpointInfo, layer: int) -> dict[str, Shape]:
     """Return names and shapes of one block's tensors, the same in every block."""
     hidden, width, inner, details = info.hidden_size, info.attention_size, info.ffn_size, info.details
     block: dict[str, Shape] = {f"{norm}.{part}": (hidden,) for norm in ("ln1", "ln2") for part in ("weight", "bias")}
@@ -160,6 +162,7 @@ RWKV4 = VersionRow(
     block=block_4_and_5,
     ffn_size=lambda hidden: 4 * hidden,
     has_heads=False,
+    prefix="rwkv",
     model_type="rwkv",
     config_class="RwkvConfig",
     # rescale_every > 0 makes the native class divide weights in place, and save the divided ones
@@ -266,6 +269,7 @@ def rwkv5(
         block=block_4_and_5,
         ffn_size=lambda hidden: int(3.5 * hidden) // 32 * 32 if gated else 4 * hidden,
         has_heads=True,
+        prefix="rwkv",
         model_type="rwkv5",
         config_class="configuration_rwkv5.Rwkv5Config",
         config_fields=lambda info: {"version": info.version, "head_size": info.head_size} | as_json(info.details),
@@ -283,7 +287,7 @@ def rwkv5(
 # RWKV-6: as 5.2, but the text sets decays and mixing ratios
 
 
-def block_6(info: CheckpointInfo) -> dict[str, Shape]:
+def block_6(info: CheckpointInfo, layer: int) -> dict[str, Shape]:
     """Return names and shapes of one block's tensors."""
     hidden, width, inner, details = info.hidden_size, info.attention_size, info.ffn_size, info.details
     mix_rank, decay_rank, letters = details["mix_rank"], details["decay_rank"], "wkvrg"
@@ -333,6 +337,7 @@ RWKV6 = VersionRow(
     block=block_6,
     ffn_size=lambda hidden: int(3.5 * hidden) // 32 * 32,
     has_heads=True,
+    prefix="rwkv",
     model_type="rwkv6",
     config_class="configuration_rwkv6.Rwkv6Config",
     config_fields=lambda info: {"head_size": info.head_size} | info.details,
@@ -347,6 +352,80 @@ RWKV6 = VersionRow(
         "initial state": "trained (time_state)" if info.details["has_time_state"] else "zeros",
     },
     oddities=odd_6,
+)
+
+
+# RWKV-7: the state erases before it writes
+
+RANKS_7 = {"w": "decay_low_rank_dim", "a": "a_low_rank_dim", "v": "v_low_rank_dim", "g": "gate_low_rank_dim"}
+
+
+def block_7(info: CheckpointInfo, layer: int) -> dict[str, Shape]:
+    """Return names and shapes of one block's tensors; the first need not have ``v0``, ``v1`` and ``v2``."""
+    hidden, inner, details = info.hidden_size, info.ffn_size, info.details
+    block: dict[str, Shape] = {f"{norm}.{part}": (hidden,) for norm in ("ln1", "ln2") for part in ("weight", "bias")}
+    block |= {f"att.x_{letter}": (1, 1, hidden) for letter in "rwkvag"}
+    for letter, name in RANKS_7.items():
+        if letter == "v" and layer == 0 and not details["has_first_value_mix"]:
+            continue
+        block |= {f"att.{letter}1": (hidden, details[name]), f"att.{letter}2": (details[name], hidden)}
+        if letter != "g":
+            block[f"att.{letter}0"] = (1, 1, hidden)
+    block |= {"att.k_k": (1, 1, hidden), "att.k_a": (1, 1, hidden), "att.r_k": (info.heads, info.head_size)}
+    block |= {f"att.{name}.weight": (hidden, hidden) for name in (*info.row.inputs.values(), "output")}
+    block |= {"att.ln_x.weight": (hidden,), "att.ln_x.bias": (hidden,)}
+    return block | {"ffn.x_k": (1, 1, hidden), "ffn.key.weight": (inner, hidden), "ffn.value.weight": (hidden, inner)}
+
+
+def read_details_7(shapes: Shapes, heads: int, head_size: int) -> Details:
+    """Read the ranks; one that cannot be read becomes 1, which the check of all shapes then names."""
+
+    def rank(letter: str) -> int:
+        shape = shapes.get(f"blocks.1.att.{letter}1") or first_block(shapes, f"{letter}1") or ()
+        return shape[1] if len(shape) > 1 else 1
+
+    ranks = {name: rank(letter) for letter, name in RANKS_7.items()}
+    return ranks | {"has_first_value_mix": first_block(shapes, "v1") is not None}
+
+
+def usual_details_7(heads: int, head_size: int) -> Details:
+    """Return the ranks of BlinkDL's training code for H x N channels."""
+    hidden = heads * head_size
+
+    def rank(factor: float) -> int:
+        return max(32, round(factor * hidden**0.5 / 32) * 32)
+
+    ranks = {"w": 2.5, "a": 2.5, "v": 1.7, "g": 5.0}
+    return {RANKS_7[letter]: rank(factor) for letter, factor in ranks.items()} | {"has_first_value_mix": True}
+
+
+def oracle_limits_7(info: CheckpointInfo) -> Iterator[str]:
+    if info.vocab_size == 1 or info.hidden_size == 1:
+        yield "one of a single channel or token"
+
+
+RWKV7 = VersionRow(
+    name="7",
+    recognize=lambda shapes: first_block(shapes, "r_k") is not None,
+    count_heads=lambda shapes: (first_block(shapes, "r_k") or (1,))[0],
+    read_details=read_details_7,
+    usual_details=usual_details_7,
+    inputs={"r": "receptance", "k": "key", "v": "value"},
+    block=block_7,
+    ffn_size=lambda hidden: 4 * hidden,
+    has_heads=True,
+    prefix="rwkv7",
+    model_type="rwkv7",
+    config_class="configuration_rwkv7.Rwkv7Config",
+    config_fields=lambda info: {"head_dim": info.head_size, "num_heads": info.heads} | info.details,
+    class_prefix="modeling_rwkv7.Rwkv7",
+    native_class=None,
+    native_layers=0,
+    code_files=("configuration_rwkv7.py", "modeling_rwkv7.py", *SHARED_CODE),
+    oracle_limits=oracle_limits_7,
+    oracle_apart=True,
+    summary=lambda info: {f"rank of {letter}": str(info.details[name]) for letter, name in RANKS_7.items()},
+    oddities=lambda info: (),
 )
 
 
@@ -380,6 +459,7 @@ VERSIONS: dict[str, VersionRow] = {
             a_number_per_channel=True,
         ),
         RWKV6,
+        RWKV7,
     )
 }
 
@@ -389,4 +469,4 @@ MODEL_TYPES = {row.model_type: row for row in VERSIONS.values()}
 SUPPORTED = ", ".join(dict.fromkeys(f"RWKV-{name[0]}" for name in VERSIONS))  # for messages
 
 # versions that are known and not supported: the name, and a part of a tensor's name that no other version has
-UNSUPPORTED = {"RWKV-7": "att.x_r"}
+UNSUPPORTED = {"RWKV-7b": ".qkv.", "RWKV-7a": ".ffn.s_emb"}

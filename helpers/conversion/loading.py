@@ -233,7 +233,7 @@ def check_tensors(
 ) -> None:
     """Raise InputError at the first tensor that is missing, misshapen, or more than ``config.json`` calls for."""
     settings = folder / "config.json"
-    layers = len({name.split(".")[2] for name in weights if name.startswith("rwkv.blocks.")})
+    layers = len({name.split(".")[1] for name in map(pth_name, weights) if name.startswith("blocks.")})
     if config.num_hidden_layers != layers:
         says = f"{settings} says num_hidden_layers {config.num_hidden_layers}"
         raise InputError(f"{says}, and the weights have {layers}; {remedy(folder)}.")

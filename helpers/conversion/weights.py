@@ -24,12 +24,19 @@ Weights = dict[str, Tensor]
 
 
 def write_weights(
-    folder: Path, weights: Weights, dtype: torch.dtype | None, limit: int, source: Path, progress: bool = True
+    folder: Path,
+    weights: Weights,
+    prefix: str,
+    dtype: torch.dtype | None,
+    limit: int,
+    source: Path,
+    progress: bool = True,
 ) -> None:
     """Write the weights files of a model directory, and their index if there is more than one.
 
     Args:
         weights: tensors by their names in the checkpoint; each is read once, in order.
+        prefix: of the names in the files, see :mod:`helpers.checkpoints.names`.
         dtype: of the written tensors; None keeps each its own.
         limit: bytes in a file, unless a single tensor is larger.
         source: where the tensors come from, for messages.
@@ -43,12 +50,12 @@ def write_weights(
     total = total_bytes(weights, dtype)
     index: dict[str, str] = {}
     with tqdm(total=total, unit="B", unit_scale=True, desc="weights", disable=not progress) as bar:
-        writer = WeightsWriter(dtype, source, bar)
+        writer = WeightsWriter(prefix, dtype, source, bar)
         for number, names in enumerate(shards, start=1):
             only = len(shards) == 1
             file = "model.safetensors" if only else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             writer.write(folder / file, {name: weights[name] for name in names})
-            index |= {hub_name(name): file for name in names}
+            index |= {hub_name(name, prefix): file for name in names}
     if len(shards) > 1:
         content = {"metadata": {"total_size": total}, "weight_map": index}
         (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -91,6 +98,7 @@ class WeightsWriter:
     README of huggingface/safetensors.
     """
 
+    prefix: str
     dtype: torch.dtype | None
     source: Path
     bar: "tqdm[NoReturn]"
@@ -113,7 +121,11 @@ class WeightsWriter:
         for name, weight in weights.items():
             end = offset + size_of(weight, self.dtype)
             kind = SAFETENSORS_DTYPES[self.dtype or weight.dtype]
-            entries[hub_name(name)] = {"dtype": kind, "shape": list(weight.shape), "data_offsets": [offset, end]}
+            entries[hub_name(name, self.prefix)] = {
+                "dtype": kind,
+                "shape": list(weight.shape),
+                "data_offsets": [offset, end],
+            }
             offset = end
         text = json.dumps(entries).encode()
         return text + b" " * (-len(text) % 8)  # the numbers start at a multiple of 8

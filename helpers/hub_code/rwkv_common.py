@@ -163,6 +163,10 @@ class RwkvTimeMix(RwkvMixer):
         """Return what it remembers before the first token, (B, ...)."""
         raise NotImplementedError
 
+    def start_decays(self, ladder: Callable[[Tensor], Tensor]) -> None:
+        """Set the decays w = exp(-exp(d)) to start training from; ``ladder`` gives as many d as the tensor it gets has."""
+        self.time_decay.data.copy_(ladder(self.time_decay))
+
 
 class RwkvChannelMix(RwkvMixer):
     """Channel-mix, the feed-forward layer of RWKV-4, 5 and 6: ``sigmoid(R x') * V(relu(K x')^2)``.
@@ -194,30 +198,55 @@ class RwkvChannelMix(RwkvMixer):
 class RwkvBlock(GradientCheckpointingLayer):
     """One layer: ``x + time_mix(ln1(x))``, then ``x + channel_mix(ln2(x))``. Block 0 first normalizes the embedding."""
 
-    def __init__(self, config: PreTrainedConfig, layer: int, time_mix: RwkvTimeMix, channel_mix: RwkvChannelMix):
+    names = ("pre_ln", "attention", "feed_forward")  # of the first norm, time-mix and channel-mix in the weights' names
+    pre_ln: nn.LayerNorm
+    attention: RwkvTimeMix
+    feed_forward: RwkvMixer
+
+    def __init__(self, config: PreTrainedConfig, layer: int, time_mix: RwkvTimeMix, channel_mix: RwkvMixer):
         super().__init__()
+        pre_ln, attention, feed_forward = self.names
         norm = {"normalized_shape": config.hidden_size, "eps": config.layer_norm_epsilon}
         if layer == 0:
-            self.pre_ln = nn.LayerNorm(**norm)
+            self.add_module(pre_ln, nn.LayerNorm(**norm))
         self.ln1 = nn.LayerNorm(**norm)
         self.ln2 = nn.LayerNorm(**norm)
-        self.attention = time_mix
-        self.feed_forward = channel_mix
+        self.add_module(attention, time_mix)
+        self.add_module(feed_forward, channel_mix)
         self.layer = layer
 
+    def mix_time(
+        self,
+        x: Tensor,
+        before: Tensor,
+        state: Tensor | None,
+        lengths: Tensor | None,
+        scale: float,
+        first_value: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Return what time-mix adds, its new state in two parts, and what the first block hands on to all others."""
+        return *self.attention(x, before, state, lengths, scale), first_value
+
     def forward(
-        self, hidden: Tensor, state: tuple[Tensor, Tensor | None, Tensor] | None, lengths: Tensor | None, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        self,
+        hidden: Tensor,
+        state: tuple[Tensor, Tensor | None, Tensor] | None,
+        lengths: Tensor | None,
+        scale: float,
+        first_value: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
+        """Return hidden states, what the first block hands on (None in most versions), and the state in three parts."""
         if state is None:
             nothing = torch.zeros_like(hidden[:, 0])
             state = (nothing, None, nothing)
         time_shift, wkv, channel_shift = state
         if self.layer == 0:
             hidden = self.pre_ln(hidden)
-        update, time_shift, wkv = self.attention(self.ln1(hidden), time_shift, wkv, lengths, scale)
+        normed = self.ln1(hidden)
+        update, time_shift, wkv, first_value = self.mix_time(normed, time_shift, wkv, lengths, scale, first_value)
         hidden = hidden + update
         update, channel_shift = self.feed_forward(self.ln2(hidden), channel_shift, lengths, scale)
-        return hidden + update, time_shift, wkv, channel_shift
+        return hidden + update, first_value, time_shift, wkv, channel_shift
 
 
 class RwkvPreTrainedModel(PreTrainedModel):
@@ -238,14 +267,18 @@ class RwkvModel(RwkvPreTrainedModel):
     """Embedding, blocks and the last layer norm. A subclass sets ``time_mix_class``."""
 
     time_mix_class: Callable[..., RwkvTimeMix]  # called with the configuration and the number of the block, as is
-    channel_mix_class: Callable[..., RwkvChannelMix] = RwkvChannelMix
+    channel_mix_class: Callable[..., RwkvMixer] = RwkvChannelMix
+    block_class: type[RwkvBlock] = RwkvBlock
+    embeddings_name = "embeddings"
+    embeddings: nn.Embedding
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
-        self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.add_module(self.embeddings_name, nn.Embedding(config.vocab_size, config.hidden_size))
         layers = range(config.num_hidden_layers)
         self.blocks = nn.ModuleList(
-            RwkvBlock(config, n, self.time_mix_class(config, n), self.channel_mix_class(config, n)) for n in layers
+            self.block_class(config, n, self.time_mix_class(config, n), self.channel_mix_class(config, n))
+            for n in layers
         )
         self.ln_out = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.gradient_checkpointing = False
@@ -255,7 +288,7 @@ class RwkvModel(RwkvPreTrainedModel):
         return self.embeddings
 
     def set_input_embeddings(self, embeddings: nn.Embedding) -> None:
-        self.embeddings = embeddings
+        setattr(self, self.embeddings_name, embeddings)
 
     def forward(
         self,
@@ -311,12 +344,12 @@ class RwkvModel(RwkvPreTrainedModel):
         device = hidden.device  # with a device_map, blocks may be elsewhere
         states = [None] * len(self.blocks) if state is None else zip(*(s.unbind(1) for s in state), strict=True)
         halving = hidden.dtype == torch.float16 and not self.training
-        hidden_states, new_states = [], []
+        hidden_states, new_states, first_value = [], [], None
         for layer, (block, layer_state) in enumerate(zip(self.blocks, states, strict=True)):
             if with_hidden:
                 hidden_states.append(hidden)
             scale = 0.5 ** (layer // HALVE_EVERY) if halving else 1.0
-            hidden, *layer_state = block(hidden, layer_state, lengths, scale)
+            hidden, first_value, *layer_state = block(hidden, layer_state, lengths, scale, first_value)
             if use_cache:
                 new_states.append([part.to(device) for part in layer_state])
             if halving and (layer + 1) % HALVE_EVERY == 0:
@@ -358,6 +391,7 @@ class RwkvForCausalLM(RwkvPreTrainedModel, RwkvGenerationMixin):
     """The model with its language-modeling head. A subclass sets ``model_class``."""
 
     model_class: type[RwkvModel]
+    rwkv: RwkvModel
     _tied_weights_keys = {"head.weight": "rwkv.embeddings.weight"}
 
     def __init_subclass__(cls, **kwargs):
@@ -367,7 +401,7 @@ class RwkvForCausalLM(RwkvPreTrainedModel, RwkvGenerationMixin):
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
-        self.rwkv = self.model_class(config)
+        setattr(self, self.base_model_prefix, self.model_class(config))
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 

@@ -8,6 +8,7 @@ of all this; it holds plain ``emb``, ``ln_out`` and ``head``.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
@@ -40,11 +41,12 @@ def new_blocks(config: PreTrainedConfig) -> RwkvModel:
         attention, ffn = block.attention, block.feed_forward
         nn.init.zeros_(attention.output.weight)
         nn.init.zeros_(ffn.value.weight)
-        nn.init.zeros_(ffn.receptance.weight)
+        if "receptance" in ffn.inputs:
+            nn.init.zeros_(ffn.receptance.weight)
         nn.init.orthogonal_(ffn.key.weight)
         for name in attention.inputs:
             nn.init.orthogonal_(getattr(attention, name).weight, gain=1.0 if name in ("value", "gate") else 0.3)
-        attention.time_decay.data.copy_(decay_ladder(layer, attention.time_decay))
+        attention.start_decays(partial(decay_ladder, layer))
     nn.init.normal_(model.embeddings.weight, std=0.02)
     return model.float()
 
@@ -62,13 +64,17 @@ def decay_ladder(layer: int, like: Tensor) -> Tensor:
     return slow + (fast - slow) * torch.linspace(0, 1, like.numel()).view_as(like)
 
 
-def block_forward(block: RwkvBlock, h: Tensor) -> Tensor:
-    """Return ``block(h)`` for texts (B, T, D) that begin here; block 0's ``pre_ln`` is left to the caller."""
+def block_forward(block: RwkvBlock, h: Tensor, first_value: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return ``block(h)`` for texts (B, T, D) that begin here, and what the first block hands on to all others.
+
+    Block 0's ``pre_ln`` is left to the caller.
+    """
     start = h.new_zeros(h.shape[0], h.shape[2])
-    update, *_ = block.attention(block.ln1(h), start, block.attention.initial_wkv(h.shape[0]), None, 1.0)
+    wkv = block.attention.initial_wkv(h.shape[0])
+    update, _, _, first_value = block.mix_time(block.ln1(h), start, wkv, None, 1.0, first_value)
     h = h + update
     update, *_ = block.feed_forward(block.ln2(h), start, None, 1.0)
-    return h + update
+    return h + update, first_value
 
 
 def weighted_loss(
@@ -139,9 +145,9 @@ class TrainedModel(nn.Module):
         """Return the hidden states that the head reads, (B, T, D), for ids (B, T) of trained rows."""
         h = self.model.embeddings.weight.index_select(0, ids.flatten()).view(*ids.shape, -1)
         blocks = blocks_of(self.model)
-        h = blocks[0].pre_ln(h)
+        h, first_value = blocks[0].pre_ln(h), None
         for block in blocks:
-            h = self.run_block(block, h)
+            h, first_value = self.run_block(block, h, first_value)
         return F.layer_norm(h, h.shape[-1:], *self.norm(), self.model.ln_out.eps)
 
     def choose_rows(self, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,11 +193,11 @@ class TrainedModel(nn.Module):
         full_embedding = torch.zeros_like(full_head)
         full_head[tokens], full_embedding[tokens] = head, self.model.embeddings.weight
         weight, bias = self.norm()
-        tensors = {f"rwkv.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors["rwkv.embeddings.weight"] = short(full_embedding, table_bits)
-        tensors["head.weight"] = short(full_head, table_bits)
-        tensors |= {"rwkv.ln_out.weight": weight, "rwkv.ln_out.bias": bias}
-        return {pth_name(name): tensor.to("cpu", torch.bfloat16).clone() for name, tensor in tensors.items()}
+        prefix = self.model.base_model_prefix
+        tensors = {pth_name(f"{prefix}.{name}"): tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {"emb.weight": short(full_embedding, table_bits), "head.weight": short(full_head, table_bits)}
+        tensors |= {"ln_out.weight": weight, "ln_out.bias": bias}
+        return {name: tensor.to("cpu", torch.bfloat16).clone() for name, tensor in tensors.items()}
 
 
 def short(x: Tensor, bits: int) -> Tensor:
@@ -207,5 +213,5 @@ def loaded_model(weights: dict[str, Tensor]) -> RwkvForCausalLM:
     """Return the project's model, in fp32 and evaluation mode, with the tensors of a checkpoint in BlinkDL's format."""
     info = describe(weights)
     model = language_model_class(info.row)(model_config(info, torch.float32))
-    model.load_state_dict({hub_name(name): weight for name, weight in weights.items()})
+    model.load_state_dict({hub_name(name, info.row.prefix): weight for name, weight in weights.items()})
     return model.float().eval()
