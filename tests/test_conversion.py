@@ -19,7 +19,7 @@ from tiny_models import VERSIONS
 from transformers import AutoTokenizer, RwkvForCausalLM
 
 from helpers import __main__ as cli
-from helpers.checkpoints import bundled, files, format, names, synthetic
+from helpers.checkpoints import bundled, files, format, names, synthetic, versions
 from helpers.conversion import directory, hub
 from helpers.conversion.sizes import parse_size
 from helpers.errors import InputError
@@ -40,8 +40,9 @@ def test_every_number_arrives(version, dtype, tmp_path):
     original = files.load_checkpoint(path)
     assert len(converted) == len(original)
     for name, weight in original.items():
-        assert torch.equal(converted[names.hub_name(name)], weight), name
-        assert converted[names.hub_name(name)].dtype == dtype
+        new_name = names.hub_name(name, versions.VERSIONS[version].layout)
+        assert torch.equal(converted[new_name], weight), name
+        assert converted[new_name].dtype == dtype
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -294,7 +295,8 @@ def replaced(name, value):
         (replaced("ln_out.bias", lambda w: torch.full((64,), float("nan"))), "ln_out.bias has numbers that are not"),
         (replaced("head.weight", lambda w: w["emb.weight"]), "share memory"),
         (replaced("blocks.0.att.time_maa_x", lambda w: torch.ones(1)), "time_maa_x has shape"),
-        (replaced("blocks.0.att.x_r", lambda w: torch.ones(1)), "RWKV-7"),
+        (replaced("blocks.0.ffn.s_emb.weight", lambda w: torch.ones(1)), "RWKV-7a"),
+        (replaced("blocks.0.qkv.k1", lambda w: torch.ones(1)), "RWKV-7b"),
     ],
 )
 def test_unusable_tensors_are_named(small, tmp_path, change, message):

@@ -13,10 +13,10 @@ from helpers.checkpoints.bundled import bundled_checkpoint
 from helpers.checkpoints.oracle import load_oracle
 from helpers.checkpoints.synthetic import write_random_checkpoint
 from helpers.conversion.directory import convert
-from helpers.hub_code import modeling_rwkv4, modeling_rwkv5, modeling_rwkv6, rwkv_common
+from helpers.hub_code import modeling_rwkv4, modeling_rwkv5, modeling_rwkv6, modeling_rwkv7, rwkv_common
 
 HALF = [torch.bfloat16, torch.float16]
-DECAY = ("time_decay", "time_decay_w1", "time_decay_w2")
+DECAY = ("time_decay", "time_decay_w1", "time_decay_w2", "att.w0")
 ALWAYS_FP32 = (*DECAY, "time_first", "time_faaaa", "time_state", "ln_x.weight", "ln_x.bias")
 
 
@@ -30,7 +30,7 @@ def relative_error(ours, expected):
 def test_what_stays_fp32(version, dtype, tmp_path):
     """Decay, bonus, initial state and group norm are loaded in fp32, and so is what a time-mix remembers."""
     version, *more = version.split()
-    tiny_model(version, has_time_state=bool(more)).save_pretrained(tmp_path)
+    tiny_model(version, **dict.fromkeys(more and ["has_time_state"], True)).save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True, dtype=dtype).eval()
     for name, parameter in model.named_parameters():
         assert parameter.dtype == (torch.float32 if name.endswith(ALWAYS_FP32) else dtype), name
@@ -59,6 +59,7 @@ def test_wkv_and_group_norm_compute_in_fp32(version, dtype, monkeypatch):
         (modeling_rwkv4, ("wkv4_scan", "wkv4_recurrent")),
         (modeling_rwkv5, ("wkv5_chunked", "wkv5_recurrent")),
         (modeling_rwkv6, ("wkv6_chunked", "wkv6_recurrent")),
+        (modeling_rwkv7, ("wkv7_chunked", "wkv7_recurrent")),
     ):
         for name in names:
             monkeypatch.setattr(module, name, spied(getattr(module, name)))

@@ -20,7 +20,7 @@ from helpers.paths import ROOT
 @pytest.fixture(scope="module", params=[*VERSIONS, "5.2 with time_state"])
 def model(request):
     version, *more = request.param.split()
-    return tiny_model(version, has_time_state=bool(more))
+    return tiny_model(version, **dict.fromkeys(more and ["has_time_state"], True))
 
 
 @torch.inference_mode()

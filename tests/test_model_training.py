@@ -11,19 +11,20 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_models import VERSIONS, ids_of, tiny_model
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-from helpers.hub_code import modeling_rwkv4, modeling_rwkv5, modeling_rwkv6
+from helpers.hub_code import modeling_rwkv4, modeling_rwkv5, modeling_rwkv6, modeling_rwkv7
 
 DEFINITIONS = {
     modeling_rwkv4.wkv4_scan: modeling_rwkv4.wkv4_recurrent,
     modeling_rwkv5.wkv5_chunked: modeling_rwkv5.wkv5_recurrent,
     modeling_rwkv6.wkv6_chunked: modeling_rwkv6.wkv6_recurrent,
+    modeling_rwkv7.wkv7_chunked: modeling_rwkv7.wkv7_recurrent,
 }
 
 
 @pytest.fixture(params=[*VERSIONS, "5.2 with time_state"])
 def model(request):
     version, *more = request.param.split()
-    return tiny_model(version, has_time_state=bool(more)).train()
+    return tiny_model(version, **dict.fromkeys(more and ["has_time_state"], True)).train()
 
 
 def loss_and_gradients(model, ids, labels=None, **inputs):
@@ -89,7 +90,7 @@ def test_gradcheck(version):
         logits = torch.func.functional_call(model, dict(zip(names, parameters, strict=True)), (ids,)).logits
         return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
 
-    assert any(name.endswith("time_decay") for name in names)
+    assert any(name.endswith(("time_decay", "att.w0")) for name in names)
     assert torch.autograd.gradcheck(loss, values, eps=1e-6, atol=1e-7, rtol=1e-4)
 
 
@@ -205,7 +206,7 @@ def test_lora(version, targets, tmp_path):
     ids = ids_of(24, rows=2)
     start = {name: weight.clone() for name, weight in model.state_dict().items()}
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules=targets, task_type="CAUSAL_LM"))
-    linear_layers = 7 if version in ("4", "5.0") else 8
+    linear_layers = {"4": 7, "5.0": 7, "7": 6}.get(version, 8)
     trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
     assert len(trained) == 2 * 2 * linear_layers  # A and B, two blocks
     optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=1e-2)

@@ -32,7 +32,7 @@ def tiny_model(
     generator = torch.Generator().manual_seed(0)
     weights = {name: random_tensor(name, shape, generator) for name, shape in expected_shapes(info).items()}
     model = language_model_class(info.row)(model_config(info, torch.float32))
-    model.load_state_dict({hub_name(name, info.row.prefix): weight for name, weight in weights.items()})
+    model.load_state_dict({hub_name(name, info.row.layout): weight for name, weight in weights.items()})
     return model.eval()
 
 

@@ -1,45 +1,26 @@
-"""Names of tensors: BlinkDL's in the ``.pth`` file, and those that the published Hugging Face repositories use.
+"""Names of tensors: BlinkDL's in the ``.pth`` file, and those of converted models, in a layout of :mod:`.versions`."""
 
-Two layouts: RWKV-4, 5 and 6 as in the published RWKV/rwkv-*-world repositories, with the prefix ``rwkv``, and RWKV-7 as in
-RWKV/RWKV7-*, where only the prefix ``rwkv7`` is added. The head has no prefix.
-"""
-
-# prefix of a layout -> part of a name in the .pth file -> the same in Hugging Face's
-RENAMES: dict[str, dict[str, str]] = {
-    "rwkv": {
-        "emb": "embeddings",
-        "ln0": "pre_ln",
-        "att": "attention",
-        "ffn": "feed_forward",
-        "time_mix_k": "time_mix_key",
-        "time_mix_v": "time_mix_value",
-        "time_mix_r": "time_mix_receptance",
-        "time_mix_g": "time_mix_gate",
-    },
-    "rwkv7": {},
-}
-OLD_NAMES = {prefix: {new: old for old, new in names.items()} for prefix, names in RENAMES.items()}
+from .versions import LAYOUT_4_TO_6, LAYOUTS, Layout
 
 
-def hub_name(name: str, prefix: str = "rwkv") -> str:
-    """Return the Hugging Face name of a checkpoint's tensor in the layout of that prefix.
+def hub_name(name: str, layout: Layout = LAYOUT_4_TO_6) -> str:
+    """Return the name in a converted model of a checkpoint's tensor.
 
-    ``blocks.3.att.time_mix_k`` is ``rwkv.blocks.3.attention.time_mix_key``.
+    ``blocks.3.att.time_mix_k`` is ``rwkv.blocks.3.attention.time_mix_key`` in the layout of RWKV-5.
     """
-    renamed = ".".join(RENAMES[prefix].get(part, part) for part in name.split("."))
-    return renamed if name.startswith("head.") else f"{prefix}.{renamed}"
-
-
-def layout_of(name: str) -> str | None:
-    """Return the prefix of a Hugging Face name's layout; None if it has none of the two."""
-    prefix = name.partition(".")[0]
-    return prefix if prefix in RENAMES else None
+    renamed = ".".join(layout.renames.get(part, part) for part in name.split("."))
+    return renamed if name.startswith("head.") else f"{layout.prefix}.{renamed}"
 
 
 def pth_name(name: str) -> str:
-    """Return the checkpoint's name of a Hugging Face tensor: the inverse of :func:`hub_name`, in both layouts."""
-    prefix = layout_of(name)
-    if prefix is None:
+    """Return the checkpoint's name of a converted model's tensor: the inverse of :func:`hub_name` in any layout."""
+    prefix, _, rest = name.partition(".")
+    if prefix not in LAYOUTS:
         return name
-    old_names = OLD_NAMES[prefix]
-    return ".".join(old_names.get(part, part) for part in name.removeprefix(f"{prefix}.").split("."))
+    old_names = {new: old for old, new in LAYOUTS[prefix].renames.items()}
+    return ".".join(old_names.get(part, part) for part in rest.split("."))
+
+
+def is_hub_name(name: str) -> bool:
+    """Say whether a tensor of a converted model can have that name."""
+    return any(hub_name(pth_name(name), layout) == name for layout in LAYOUTS.values())

@@ -105,7 +105,7 @@ class OracleApart:
         self, ids: list[int], state: list[Tensor] | None, full_output: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
         """Return logits (T, V) or (V,), and the state, as :meth:`rwkv.model.RWKV.forward` does."""
-        self.connection.send((ids, state and [part.numpy() for part in state], full_output))
+        self.connection.send((ids, None if state is None else [part.numpy() for part in state], full_output))
         logits, *parts = self.receive("run")
         return torch.from_numpy(logits), [torch.from_numpy(part) for part in parts]
 
@@ -139,10 +139,10 @@ def serve_oracle(connection: Any, path: Path, strategy: str) -> None:
         connection.send([])
         while True:
             ids, state, full_output = connection.recv()
-            tensors = state and [torch.from_numpy(part.copy()) for part in state]
+            before = None if state is None else transposed([torch.from_numpy(part.copy()) for part in state])
             with torch.no_grad():
-                logits, after = model.forward(ids, tensors and transposed(tensors), full_output)
-            connection.send([x.float().numpy() for x in (logits, *transposed(after))])
+                logits, after = model.forward(ids, before, full_output)
+            connection.send([x.float().numpy() for x in [logits, *transposed(after)]])
     except EOFError:
         return
     except Exception as error:  # whatever the package raises

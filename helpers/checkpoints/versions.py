@@ -8,6 +8,7 @@ row and never compares a version's name. A new version is a row here, a configur
 Sources: ``model.py`` of BlinkDL/RWKV-LM (RWKV-v4neo, RWKV-v5), and ``rwkv/model.py`` of BlinkDL/ChatRWKV.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,33 @@ WORLD_IDS = 65530  # of the World vocabulary, 0 to 65,529
 WORLD_ROWS = 65536  # of the embeddings of World models; the last six are never used
 
 SHARED_CODE = ("rwkv_common.py", "rwkv_generation.py", "rwkv_inputs.py", "rwkv_requirements.py")  # of all versions
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How tensors are named in a converted model.
+
+    Args:
+        prefix: of all names but that of the head.
+        renames: part of a name in the .pth file -> the same in the converted model.
+    """
+
+    prefix: str
+    renames: Mapping[str, str]
+
+
+RENAMES = {
+    "emb": "embeddings",
+    "ln0": "pre_ln",
+    "att": "attention",
+    "ffn": "feed_forward",
+    "time_mix_k": "time_mix_key",
+    "time_mix_v": "time_mix_value",
+    "time_mix_r": "time_mix_receptance",
+    "time_mix_g": "time_mix_gate",
+}
+LAYOUT_4_TO_6 = Layout("rwkv", RENAMES)  # of the published RWKV/rwkv-*-world repositories
+LAYOUT_7 = Layout("rwkv7", {})  # of the published RWKV/RWKV7-* repositories
 
 
 @dataclass(frozen=True)
@@ -66,7 +94,7 @@ class VersionRow:
     ffn_size: Callable[[int], int]  # width of channel-mix in BlinkDL's training code, for D
     has_heads: bool
     # the converted model
-    prefix: str  # of the names of its tensors, see names.py
+    layout: Layout
     model_type: str
     config_class: str  # in hub_code/, as "file.Class"; without a file it is a class of transformers itself
     config_fields: Callable[[CheckpointInfo], Details]  # beyond the sizes that all versions have
@@ -162,7 +190,7 @@ RWKV4 = VersionRow(
     block=block_4_and_5,
     ffn_size=lambda hidden: 4 * hidden,
     has_heads=False,
-    prefix="rwkv",
+    layout=LAYOUT_4_TO_6,
     model_type="rwkv",
     config_class="RwkvConfig",
     # rescale_every > 0 makes the native class divide weights in place, and save the divided ones
@@ -269,7 +297,7 @@ def rwkv5(
         block=block_4_and_5,
         ffn_size=lambda hidden: int(3.5 * hidden) // 32 * 32 if gated else 4 * hidden,
         has_heads=True,
-        prefix="rwkv",
+        layout=LAYOUT_4_TO_6,
         model_type="rwkv5",
         config_class="configuration_rwkv5.Rwkv5Config",
         config_fields=lambda info: {"version": info.version, "head_size": info.head_size} | as_json(info.details),
@@ -337,7 +365,7 @@ RWKV6 = VersionRow(
     block=block_6,
     ffn_size=lambda hidden: int(3.5 * hidden) // 32 * 32,
     has_heads=True,
-    prefix="rwkv",
+    layout=LAYOUT_4_TO_6,
     model_type="rwkv6",
     config_class="configuration_rwkv6.Rwkv6Config",
     config_fields=lambda info: {"head_size": info.head_size} | info.details,
@@ -393,10 +421,10 @@ def usual_details_7(heads: int, head_size: int) -> Details:
     hidden = heads * head_size
 
     def rank(factor: float) -> int:
-        return max(32, round(factor * hidden**0.5 / 32) * 32)
+        return max(32, round(factor * math.sqrt(hidden) / 32) * 32)
 
     ranks = {"w": 2.5, "a": 2.5, "v": 1.7, "g": 5.0}
-    return {RANKS_7[letter]: rank(factor) for letter, factor in ranks.items()} | {"has_first_value_mix": True}
+    return {RANKS_7[letter]: rank(factor) for letter, factor in ranks.items()} | {"has_first_value_mix": False}
 
 
 def oracle_limits_7(info: CheckpointInfo) -> Iterator[str]:
@@ -414,7 +442,7 @@ RWKV7 = VersionRow(
     block=block_7,
     ffn_size=lambda hidden: 4 * hidden,
     has_heads=True,
-    prefix="rwkv7",
+    layout=LAYOUT_7,
     model_type="rwkv7",
     config_class="configuration_rwkv7.Rwkv7Config",
     config_fields=lambda info: {"head_dim": info.head_size, "num_heads": info.heads} | info.details,
@@ -467,6 +495,8 @@ VERSIONS: dict[str, VersionRow] = {
 MODEL_TYPES = {row.model_type: row for row in VERSIONS.values()}
 
 SUPPORTED = ", ".join(dict.fromkeys(f"RWKV-{name[0]}" for name in VERSIONS))  # for messages
+
+LAYOUTS = {row.layout.prefix: row.layout for row in VERSIONS.values()}
 
 # versions that are known and not supported: the name, and a part of a tensor's name that no other version has
 UNSUPPORTED = {"RWKV-7b": ".qkv.", "RWKV-7a": ".ffn.s_emb"}

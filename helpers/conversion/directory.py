@@ -117,7 +117,7 @@ def write_model(
     """
     info = source.info
     refuse_small_disk(folder, total_bytes(source.weights, dtype) + TOKENIZER_BYTES)
-    write_weights(folder, source.weights, info.row.prefix, dtype, shard_limit, source.path, progress)
+    write_weights(folder, source.weights, info.row.layout, dtype, shard_limit, source.path, progress)
     model_config(info, dtype or info.main_dtype, context_length).save_pretrained(folder)
     special_ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     GenerationConfig(**special_ids).save_pretrained(folder)  # type: ignore[no-untyped-call]  # transformers lacks types

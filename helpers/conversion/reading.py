@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..checkpoints.files import load_checkpoint
 from ..checkpoints.format import describe
-from ..checkpoints.names import hub_name, layout_of, pth_name
+from ..checkpoints.names import is_hub_name, pth_name
 from ..checkpoints.versions import WORLD_ROWS, CheckpointInfo
 from ..errors import InputError
 from ..tokenizer.fast import TOKENIZER_CODE
@@ -66,7 +66,7 @@ def model_tensors(files: list[Path]) -> Iterator[tuple[Path, str, Tensor]]:
     seen = set()
     for file in files:
         for name, weight in load_weights(file).items():
-            if hub_name(pth_name(name), layout_of(name) or "rwkv") != name or name in seen:
+            if not is_hub_name(name) or name in seen:
                 raise InputError(f"{file}: {name} is not a tensor of a converted RWKV model, or is there twice.")
             seen.add(name)
             yield file, name, weight

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from ..checkpoints.files import is_finite, pieces, sharing_memory
 from ..checkpoints.names import hub_name
+from ..checkpoints.versions import Layout
 from ..errors import InputError
 
 SAFETENSORS_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
@@ -26,7 +27,7 @@ Weights = dict[str, Tensor]
 def write_weights(
     folder: Path,
     weights: Weights,
-    prefix: str,
+    layout: Layout,
     dtype: torch.dtype | None,
     limit: int,
     source: Path,
@@ -36,7 +37,7 @@ def write_weights(
 
     Args:
         weights: tensors by their names in the checkpoint; each is read once, in order.
-        prefix: of the names in the files, see :mod:`helpers.checkpoints.names`.
+        layout: of the names in the files.
         dtype: of the written tensors; None keeps each its own.
         limit: bytes in a file, unless a single tensor is larger.
         source: where the tensors come from, for messages.
@@ -50,12 +51,12 @@ def write_weights(
     total = total_bytes(weights, dtype)
     index: dict[str, str] = {}
     with tqdm(total=total, unit="B", unit_scale=True, desc="weights", disable=not progress) as bar:
-        writer = WeightsWriter(prefix, dtype, source, bar)
+        writer = WeightsWriter(layout, dtype, source, bar)
         for number, names in enumerate(shards, start=1):
             only = len(shards) == 1
             file = "model.safetensors" if only else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             writer.write(folder / file, {name: weights[name] for name in names})
-            index |= {hub_name(name, prefix): file for name in names}
+            index |= {hub_name(name, layout): file for name in names}
     if len(shards) > 1:
         content = {"metadata": {"total_size": total}, "weight_map": index}
         (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -98,7 +99,7 @@ class WeightsWriter:
     README of huggingface/safetensors.
     """
 
-    prefix: str
+    layout: Layout
     dtype: torch.dtype | None
     source: Path
     bar: "tqdm[NoReturn]"
@@ -121,7 +122,7 @@ class WeightsWriter:
         for name, weight in weights.items():
             end = offset + size_of(weight, self.dtype)
             kind = SAFETENSORS_DTYPES[self.dtype or weight.dtype]
-            entries[hub_name(name, self.prefix)] = {
+            entries[hub_name(name, self.layout)] = {
                 "dtype": kind,
                 "shape": list(weight.shape),
                 "data_offsets": [offset, end],

@@ -122,13 +122,14 @@ def wkv7_chunked(
 
 
 class Rwkv7TimeMix(RwkvTimeMix):
-    """Time-mix of RWKV-7: six mixtures, what the text sets through low ranks, WKV, a norm for each head, gate, output."""
+    """Time-mix of RWKV-7: six mixtures, what the text sets, WKV, a norm for each head, bonus, gate, output."""
 
     receptance: nn.Linear
     key: nn.Linear
     value: nn.Linear
     w0: nn.Parameter
-    a0: nn.Parameter
+    g1: nn.Parameter
+    g2: nn.Parameter
     k_k: nn.Parameter
     k_a: nn.Parameter
 
@@ -144,6 +145,7 @@ class Rwkv7TimeMix(RwkvTimeMix):
         for letter, rank in ranks.items():
             self.register_parameter(f"{letter}1", nn.Parameter(torch.empty(hidden, rank)))
             self.register_parameter(f"{letter}2", nn.Parameter(torch.empty(rank, hidden)))
+        self.low_ranks = tuple(ranks)
         self.biases = tuple(f"{letter}0" for letter in ranks if letter != "g")
         for name in (*self.biases, "k_k", "k_a"):
             self.register_parameter(name, nn.Parameter(torch.empty(1, 1, hidden)))
@@ -169,11 +171,9 @@ class Rwkv7TimeMix(RwkvTimeMix):
         }
         for name in self.biases:
             init.copy_(getattr(self, name)[0, 0], starts[name])
-            letter = name[0]
+        for letter in self.low_ranks:
             init.zeros_(getattr(self, f"{letter}1"))
             init.orthogonal_(getattr(self, f"{letter}2"), gain=0.1)
-        init.zeros_(self.g1)
-        init.orthogonal_(self.g2, gain=0.1)
         init.copy_(self.k_k[0, 0], 0.71 - 0.1 * (channels - 0.5))
         init.constant_(self.k_a, 1.02)
         init.constant_(self.r_k, -0.04)
@@ -196,7 +196,7 @@ class Rwkv7TimeMix(RwkvTimeMix):
         """Return (B, T, D) as (B, H, T, N), in fp32."""
         return at_least_fp32(x).unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)
 
-    def forward(  # type: ignore[override]  # it hands on the first block's value
+    def forward(
         self,
         x: Tensor,
         before: Tensor,
@@ -259,17 +259,20 @@ class Rwkv7Block(RwkvBlock):
     """A block whose parts have BlinkDL's names, and which also hands on the first block's value."""
 
     names = ("ln0", "att", "ffn")
+    ln0: nn.LayerNorm
+    att: Rwkv7TimeMix
+    ffn: RwkvMixer
 
     @property
-    def pre_ln(self) -> nn.LayerNorm:  # type: ignore[override]
+    def pre_ln(self) -> nn.LayerNorm:
         return self.ln0
 
     @property
-    def attention(self) -> Rwkv7TimeMix:  # type: ignore[override]
+    def attention(self) -> Rwkv7TimeMix:
         return self.att
 
     @property
-    def feed_forward(self) -> Rwkv7ChannelMix:  # type: ignore[override]
+    def feed_forward(self) -> RwkvMixer:
         return self.ffn
 
     def mix_time(
@@ -288,6 +291,7 @@ class Rwkv7Model(RwkvModel):
     config_class = Rwkv7Config
     base_model_prefix = "rwkv7"
     embeddings_name = "emb"
+    emb: nn.Embedding
     block_class = Rwkv7Block
     time_mix_class = Rwkv7TimeMix
     channel_mix_class = Rwkv7ChannelMix
@@ -295,7 +299,7 @@ class Rwkv7Model(RwkvModel):
     _keep_in_fp32_modules_strict = ["w0", "ln_x"]
 
     @property
-    def embeddings(self) -> nn.Embedding:  # type: ignore[override]
+    def embeddings(self) -> nn.Embedding:
         return self.emb
 
 
@@ -303,12 +307,13 @@ class Rwkv7ForCausalLM(RwkvForCausalLM):
     config_class = Rwkv7Config
     base_model_prefix = "rwkv7"
     model_class = Rwkv7Model
+    rwkv7: Rwkv7Model
     _no_split_modules = ["Rwkv7Block"]
     _keep_in_fp32_modules_strict = Rwkv7Model._keep_in_fp32_modules_strict
     _tied_weights_keys = {"head.weight": "rwkv7.emb.weight"}
 
     @property
-    def rwkv(self) -> Rwkv7Model:  # type: ignore[override]
+    def rwkv(self) -> Rwkv7Model:
         return self.rwkv7
 
 

@@ -164,7 +164,7 @@ class RwkvTimeMix(RwkvMixer):
         raise NotImplementedError
 
     def start_decays(self, ladder: Callable[[Tensor], Tensor]) -> None:
-        """Set the decays w = exp(-exp(d)) to start training from; ``ladder`` gives as many d as the tensor it gets has."""
+        """Let the decays w = exp(-exp(d)) start with the d that ``ladder`` gives for a tensor of that shape."""
         self.time_decay.data.copy_(ladder(self.time_decay))
 
 

@@ -40,10 +40,10 @@ def new_blocks(config: PreTrainedConfig) -> RwkvModel:
     for layer, block in enumerate(blocks_of(model)):
         attention, ffn = block.attention, block.feed_forward
         nn.init.zeros_(attention.output.weight)
-        nn.init.zeros_(ffn.value.weight)
-        if "receptance" in ffn.inputs:
-            nn.init.zeros_(ffn.receptance.weight)
-        nn.init.orthogonal_(ffn.key.weight)
+        nn.init.zeros_(ffn.get_parameter("value.weight"))
+        for name in ffn.inputs:
+            matrix = ffn.get_parameter(f"{name}.weight")
+            nn.init.orthogonal_(matrix) if name == "key" else nn.init.zeros_(matrix)
         for name in attention.inputs:
             nn.init.orthogonal_(getattr(attention, name).weight, gain=1.0 if name in ("value", "gate") else 0.3)
         attention.start_decays(partial(decay_ladder, layer))
@@ -213,5 +213,5 @@ def loaded_model(weights: dict[str, Tensor]) -> RwkvForCausalLM:
     """Return the project's model, in fp32 and evaluation mode, with the tensors of a checkpoint in BlinkDL's format."""
     info = describe(weights)
     model = language_model_class(info.row)(model_config(info, torch.float32))
-    model.load_state_dict({hub_name(name, info.row.prefix): weight for name, weight in weights.items()})
+    model.load_state_dict({hub_name(name, info.row.layout): weight for name, weight in weights.items()})
     return model.float().eval()
