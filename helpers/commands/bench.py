@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from . import DTYPES
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
@@ -10,6 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_conversion(names.add_parser("conversion", help=text, description=text))
     text = "score LAMBADA in batches, against the article's loop over the rwkv package"
     add_lambada(names.add_parser("lambada", help=text, description=text))
+    text = "decode on a GPU, as it is and after compile_decoding, against the rwkv package"
+    add_decode(names.add_parser("decode", help=text, description=text))
 
 
 def add_conversion(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +39,18 @@ def add_lambada(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_lambada)
 
 
+def add_decode(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="0.1B, 1.5B (default: both)")
+    parser.add_argument("--versions", nargs="+", metavar="VERSION", help="of RWKV (default: 4 5.0 5.2)")
+    parser.add_argument("--rows", nargs="+", type=int, metavar="N", help="batch sizes (default: 1 64)")
+    parser.add_argument("--variants", nargs="+", metavar="VARIANT", help="eager, graph, fused (default: all)")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: float16, as the package has)")
+    parser.add_argument("--count", type=int, help="tokens of a run (default: 128)")
+    parser.add_argument("--repeat", type=int, help="runs of each side, of which the median counts (default: 5)")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="default: in benchmarks/results/")
+    parser.set_defaults(run=run_decode)
+
+
 def main(args: argparse.Namespace) -> int:
     args.run(args)
     return 0
@@ -56,3 +72,9 @@ def run_lambada(args: argparse.Namespace) -> None:
 
     options = given(args, "data", "device", "limit", "repeat", "threads", "batch_tokens", "models", "out")
     lambada.run(**options, loop_count=args.loop)
+
+
+def run_decode(args: argparse.Namespace) -> None:
+    from ..bench import decode
+
+    decode.run(**given(args, "sizes", "versions", "rows", "variants", "dtype", "count", "repeat", "out"))

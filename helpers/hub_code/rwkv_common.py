@@ -45,6 +45,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import ModelOutput
 
+from .rwkv_decoding import RwkvDecodingMixin
 from .rwkv_generation import RwkvGenerationMixin
 from .rwkv_inputs import (
     CACHE_NAMES,
@@ -342,7 +343,7 @@ class RwkvModel(RwkvPreTrainedModel):
         )
 
 
-class RwkvForCausalLM(RwkvPreTrainedModel, RwkvGenerationMixin):
+class RwkvForCausalLM(RwkvDecodingMixin, RwkvPreTrainedModel, RwkvGenerationMixin):
     """The model with its language-modeling head. A subclass sets ``model_class``."""
 
     model_class: type[RwkvModel]
@@ -413,6 +414,12 @@ class RwkvForCausalLM(RwkvPreTrainedModel, RwkvGenerationMixin):
         boundaries = {"position_ids": position_ids, "seq_idx": seq_idx, "cu_seq_lens_q": cu_seq_lens_q}
         may_be_packed = any(boundary is not None for boundary in boundaries.values())
         with_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        if self._decoding is not None and state is not None and tokens.shape[1] == 1:
+            asked = boundaries | {"attention_mask": mask, "labels": labels, "inputs_embeds": inputs_embeds}
+            recorded = self._decode(tokens, state, use_cache, logits_to_keep, asked | {"hidden states": with_hidden})
+            if recorded is not None:
+                result = RwkvCausalLMOutput(logits=recorded[0], state=recorded[1])
+                return result.to_tuple() if return_dict is False else result
         needs_all = torch.is_grad_enabled() or with_hidden or labels is not None or may_be_packed
         if isinstance(logits_to_keep, int) and logits_to_keep > 0 and not needs_all:
             inputs, state = self.read_beginning(inputs, state, logits_to_keep)
