@@ -5,6 +5,8 @@ from pathlib import Path
 
 from ..errors import InputError
 
+MOST_RESAMPLES = 10**6
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", type=Path, metavar="A.jsonl", help="written by lambada --out")
@@ -13,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    if args.resamples < 1:
-        raise InputError(f"--resamples is {args.resamples}; give a number from 1 on.")
+    if not 1 <= args.resamples <= MOST_RESAMPLES:
+        raise InputError(f"--resamples is {args.resamples}; give a number from 1 to {MOST_RESAMPLES:,}.")
     from ..lambada.comparison import compare_paired, report
     from ..lambada.results import read_complete
 

@@ -129,10 +129,13 @@ def write_model(
 
 
 def refuse_small_disk(folder: Path, needed: int) -> None:
-    """Raise InputError if it is certain before the start that ``needed`` bytes do not fit."""
+    """Raise InputError if it is certain before the start that ``needed`` bytes do not fit.
+
+    ``folder`` lies in the hidden one in which :mod:`helpers.atomic` makes an output, beside its final place.
+    """
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
-            f"The disk of {folder.parent} has {free / 1e9:.2f} GB free, and {needed / 1e9:.2f} GB are needed; "
+            f"The disk of {folder.parents[1]} has {free / 1e9:.2f} GB free, and {needed / 1e9:.2f} GB are needed; "
             "make room, or write elsewhere."
         )

@@ -129,7 +129,7 @@ def clear_errors(what: str) -> Iterator[None]:
             f"Cannot {what}: the Hub cannot be reached, and there is no copy in the cache; "
             "connect to the network, or download the file elsewhere and give its path."
         ) from None
-    except (HfHubHTTPError, HFValidationError) as error:
+    except (HfHubHTTPError, HFValidationError, ValueError) as error:  # ValueError: a name that no file can have
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = next((line for line in lines if not re.match(r"\d{3} |Client error|Server error", line)), lines[0])
         raise InputError(f"Cannot {what}: {reason.rstrip('.')}; check the names, and log in if need be.") from None

@@ -36,8 +36,9 @@ def refuse_used_port(host: str, port: int) -> None:
     try:
         with socket.create_server((host, port)):
             pass
-    except OSError as error:
-        raise InputError(f"Cannot listen on {host}:{port}: {error.strerror}; choose another --port.") from None
+    except (OSError, TypeError, UnicodeError) as error:  # the latter two: a host that no name can be
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"Cannot listen on {host}:{port}: {reason}; choose another --host or --port.") from None
 
 
 @contextmanager

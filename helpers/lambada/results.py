@@ -18,6 +18,7 @@ from pathlib import Path
 from ..atomic import replaced_file
 from ..checkpoints.files import sha256
 from ..errors import InputError
+from ..inputs import check_regular
 from .protocol import Result
 
 HASHED = ("*.safetensors", "pytorch_model*.bin", "config.json", "*.py")  # what decides the results of a directory
@@ -78,6 +79,7 @@ def read_results(path: Path) -> tuple[Header, dict[int, Result]]:
         InputError: the file cannot be read, or is something else.
     """
     other = InputError(f"{path} is not a file of LAMBADA results; give one that the command lambada wrote with --out.")
+    check_regular(path, "the results", "give a file made by lambada --out")
     try:
         first, *lines = Path(path).read_text(encoding="utf-8").split("\n")[:-1]
     except (OSError, UnicodeDecodeError) as error:

@@ -48,6 +48,7 @@ from .certificate import (
 )
 from .parity import READERS, Parity, compare_traces
 
+MOST_TOKENS, MAX_SEED = 10**6, 2**63 - 1  # of random ids
 DECODED, DECODED_OF_TEXT = 48, 16  # tokens that are read one by one, of each seed and of each text
 TEXTS = {
     "English": "The old man looked at the sea and said nothing. In the evening the boats came back, one by one.",
@@ -111,6 +112,8 @@ def verify(
     checkpoint, folder = Path(checkpoint), Path(folder)
     if not lengths or not seeds or min(lengths) < 1:
         raise InputError("Give at least one length, of one token or more, and at least one seed.")
+    if max(lengths) > MOST_TOKENS or not all(0 <= seed <= MAX_SEED for seed in seeds):
+        raise InputError(f"Give lengths up to {MOST_TOKENS:,} tokens, and seeds from 0 to {MAX_SEED}.")
     if not 0 < tolerance < math.inf:
         raise InputError(f"The tolerance is {tolerance}; give a finite number above 0, such as 1e-4.")
     original = load_checkpoint(checkpoint)
