@@ -11,9 +11,10 @@ from ..checkpoints.files import load_checkpoint
 from ..checkpoints.format import describe
 from ..checkpoints.names import hub_name, pth_name
 from ..checkpoints.versions import WORLD_ROWS, CheckpointInfo
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..tokenizer.fast import TOKENIZER_CODE
 
+TABLE = "rwkv.embeddings.weight"
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # in the order in which transformers looks for them
 
 
@@ -39,7 +40,7 @@ def weight_files(folder: Path) -> list[Path]:
                 raise InputError(f"{index} names no file of weights; get it again.")
             missing = [file.name for file in files if not file.is_file()]
             if missing:
-                raise InputError(f"{folder} has no {missing[0]}, which its index names; get that file.")
+                raise InputError(f"{folder} has no {printable(missing[0])}, which its index names; get that file.")
             return files
     if (folder / "adapter_config.json").is_file():
         raise InputError(f"{folder} holds an adapter without its model; merge the two with merge_and_unload of peft.")
@@ -49,12 +50,30 @@ def weight_files(folder: Path) -> list[Path]:
 def load_converted(folder: str | Path) -> tuple[dict[str, Tensor], CheckpointInfo]:
     """Return the tensors of a converted directory by the names of the checkpoint, memory-mapped, and what they are.
 
+    If its configuration says that the tables are tied, and there is only one, the head is that table.
+
     Raises:
         InputError: there are no weights, or a file is damaged, or they are not those of a supported RWKV model.
     """
     folder = Path(folder)
-    weights = {pth_name(name): weight for _, name, weight in model_tensors(weight_files(folder))}
+    weights: dict[str, Tensor] = {}
+    for file, name, weight in model_tensors(weight_files(folder)):
+        weights[pth_name(name)] = weight
+        if name == TABLE:
+            file_of_table = file
+    if "head.weight" not in weights and "emb.weight" in weights and is_tied(folder):
+        weights["head.weight"] = load_weights(file_of_table)[TABLE]  # mapped once more: the two share no memory
     return weights, describe(weights, str(folder))
+
+
+def is_tied(folder: Path) -> bool:
+    """Say whether the configuration of a directory says that the head is the table of embeddings."""
+    path = folder / "config.json"
+    try:
+        content = json.loads(path.read_bytes()) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("tie_word_embeddings") is True
 
 
 def model_tensors(files: list[Path]) -> Iterator[tuple[Path, str, Tensor]]:
@@ -67,7 +86,9 @@ def model_tensors(files: list[Path]) -> Iterator[tuple[Path, str, Tensor]]:
     for file in files:
         for name, weight in load_weights(file).items():
             if hub_name(pth_name(name)) != name or name in seen:
-                raise InputError(f"{file}: {name} is not a tensor of a converted RWKV model, or is there twice.")
+                raise InputError(
+                    f"{file}: {printable(name)} is not a tensor of a converted RWKV model, or is there twice."
+                )
             seen.add(name)
             yield file, name, weight
 
@@ -78,9 +99,18 @@ def is_world(folder: Path, vocab_size: int) -> bool:
 
 
 def load_weights(file: Path) -> dict[str, Tensor]:
-    """Return the tensors of one weights file, in the order in which they stand there."""
+    """Return the tensors of one weights file, in the order in which they stand there.
+
+    A ``.bin`` file is a checkpoint by its format, so its checksums are compared. One of ``safetensors`` has none; that
+    library looks at the places of all tensors.
+
+    Raises:
+        InputError: the file is damaged, or cannot be read.
+    """
     if file.suffix != ".safetensors":
-        return load_checkpoint(file)
+        weights = load_checkpoint(file)
+        weights.file.check()
+        return weights
     try:
         with safe_open(file, framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.offset_keys()}

@@ -12,6 +12,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from ..atomic import link_or_copy, replaced_directory
+from ..checkpoints.intact import CheckedFile
 from ..checkpoints.versions import WORLD_ROWS
 from ..errors import InputError
 from .directory import Source, write_model
@@ -64,7 +65,8 @@ def refresh(
         InputError: ``folder`` has no weights of a supported RWKV model, or the disk is full. Then nothing has changed.
     """
     folder = Path(folder)
-    source = Source(folder.resolve(), *load_converted(folder))
+    files = tuple(CheckedFile.plain(file) for file in weight_files(folder))
+    source = Source(folder.resolve(), *load_converted(folder), files)
     context_length = old_context_length(folder)
     limit = parse_size(max_shard_size)
     if with_tokenizer is None:
@@ -80,13 +82,15 @@ def refresh(
 def old_context_length(folder: Path) -> int:
     """Return the context length of an old configuration, or the usual one if there is none."""
     path = folder / "config.json"
-    try:
-        length = json.loads(path.read_text(encoding="utf-8")).get("context_length", 4096)
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return 4096
-    except (OSError, ValueError, AttributeError):
+    try:
+        if not path.is_file():  # a pipe would never end
+            raise ValueError
+        length = json.loads(path.read_text(encoding="utf-8")).get("context_length", 4096)
+    except (OSError, ValueError, AttributeError, RecursionError):
         raise InputError(f"{path} is not a configuration; correct it, or remove it.") from None
-    return length if isinstance(length, int) and length > 0 else 4096
+    return length if type(length) is int and length > 0 else 4096  # true is an int, too
 
 
 def keep_other_files(old: Path, new: Path, replaced: tuple[str, ...]) -> None:
