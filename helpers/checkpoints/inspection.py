@@ -58,7 +58,10 @@ def oddities(weights: dict[str, Tensor], info: CheckpointInfo, path: Path) -> li
     """Return sentences about what is unusual in the checkpoint at ``path``, from names, shapes and places alone."""
     found = list(odd_sizes(info)) + list(odd_storage(weights))
     if not first_bytes(path).startswith(ZIP):
-        found.append("The file has the format from before PyTorch 1.6, which must be read into memory as a whole.")
+        found.append(
+            "The file has the format from before PyTorch 1.6, which must be read into memory as a whole and carries no "
+            "checksums."
+        )
     elif isinstance(weights, Checkpoint) and not weights.file.records:
         found.append("The file carries no checksums, so that damage to its numbers cannot be seen.")
     return found

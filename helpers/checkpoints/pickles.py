@@ -219,8 +219,7 @@ class Machine:
     def find(self) -> None:
         """Push what the pickle names, as a name."""
         name = f"{self.line()}.{self.line()}"
-        dtype = name.startswith("torch.") and isinstance(getattr(torch, name.removeprefix("torch."), None), torch.dtype)
-        if name not in KNOWN and not dtype:
+        if name not in KNOWN and not is_constant(name):
             raise ForeignObject(name)
         self.stack.append(Global(name))
 
@@ -249,6 +248,12 @@ class Machine:
         if self.storages.setdefault(key, storage) != storage:
             raise Damage("its pickle makes two things of the same numbers")
         self.stack.append(storage)
+
+
+def is_constant(name: str) -> bool:
+    """Say whether a name is that of a dtype or the like."""
+    constant = getattr(torch, name.removeprefix("torch."), None) if name.startswith("torch.") else None
+    return isinstance(constant, torch.dtype | torch.layout | torch.qscheme)
 
 
 def is_count(value: object) -> bool:

@@ -22,7 +22,7 @@ from ..checkpoints.names import pth_name
 from ..checkpoints.versions import MODEL_TYPES, VersionRow
 from ..errors import InputError, printable
 from .configuration import config_class, language_model_class, model_config
-from .reading import load_weights, model_tensors, weight_files
+from .reading import is_file, load_weights, model_tensors, weight_files
 
 POINTER = b"version https://git-lfs"  # how a file begins that Git LFS left in the place of a large one
 
@@ -141,8 +141,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         InputError: there is none, or it is something else.
     """
     path = folder / "config.json"
-    if not path.is_file():
-        if (folder / "adapter_config.json").is_file():
+    if not is_file(path):
+        if is_file(folder / "adapter_config.json"):
             raise InputError(
                 f"{folder} holds an adapter without its model; merge the two with merge_and_unload of peft, "
                 "and give what save_pretrained makes of that."

@@ -25,10 +25,10 @@ def weight_files(folder: Path) -> list[Path]:
         InputError: there are no weights, the index is not readable, or a file that it names is missing.
     """
     for name in WHOLE:
-        if (folder / name).is_file():
+        if is_file(folder / name):
             return [folder / name]
         index = folder / f"{name}.index.json"
-        if index.is_file():
+        if is_file(index):
             try:
                 names = list(dict.fromkeys(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
                 files = [folder / Path(name).name for name in names]  # a plain name: nothing outside of the folder
@@ -38,13 +38,21 @@ def weight_files(folder: Path) -> list[Path]:
                 raise InputError(f"{index} is not an index of weights; get the file again.") from None
             if not files:
                 raise InputError(f"{index} names no file of weights; get it again.")
-            missing = [file.name for file in files if not file.is_file()]
+            missing = [file.name for file in files if not is_file(file)]
             if missing:
                 raise InputError(f"{folder} has no {printable(missing[0])}, which its index names; get that file.")
             return files
-    if (folder / "adapter_config.json").is_file():
+    if is_file(folder / "adapter_config.json"):
         raise InputError(f"{folder} holds an adapter without its model; merge the two with merge_and_unload of peft.")
     raise InputError(f"{folder} is not a converted model: it has no {WHOLE[0]}; give a directory made by convert.")
+
+
+def is_file(path: Path) -> bool:
+    """Say whether there is a file; a path that no system would take, such as one too long, leads to none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def load_converted(folder: str | Path) -> tuple[dict[str, Tensor], CheckpointInfo]:
@@ -70,7 +78,7 @@ def is_tied(folder: Path) -> bool:
     """Say whether the configuration of a directory says that the head is the table of embeddings."""
     path = folder / "config.json"
     try:
-        content = json.loads(path.read_bytes()) if path.is_file() else {}
+        content = json.loads(path.read_bytes()) if is_file(path) else {}
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.get("tie_word_embeddings") is True
