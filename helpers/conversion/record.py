@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 
-from .. import __version__
 from ..atomic import write_text
 from ..checkpoints.files import sha256
 from ..checkpoints.intact import Checks
@@ -55,7 +54,7 @@ def write_record(folder: Path, sources: list[Path], checks: Checks) -> None:
         source=tuple(SourceFile(path.name, path.stat().st_size, checks.sha256(path) or "") for path in sources),
         files={path.name: checks.sha256(path) or sha256(path) for path in written},
         made_with={
-            "rwkv-world-hf-notebooks": __version__,
+            "rwkv-world-hf-notebooks": version("rwkv-world-hf-notebooks"),
             "torch": torch.__version__,
             "transformers": version("transformers"),
         },
