@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from ..checkpoints.format import describe
 from ..checkpoints.names import pth_name
 from ..checkpoints.versions import MODEL_TYPES, VersionRow
-from ..errors import InputError
+from ..errors import InputError, printable
 from .configuration import config_class, language_model_class, model_config
-from .reading import load_weights, model_tensors, weight_files
+from .reading import is_file, load_weights, model_tensors, weight_files
 
 POINTER = b"version https://git-lfs"  # how a file begins that Git LFS left in the place of a large one
 
@@ -115,8 +115,8 @@ def check_directory(folder: str | Path, with_tokenizer: bool = False) -> Version
     row = MODEL_TYPES.get(str(content.get("model_type")))
     if row is None:
         kinds = " or ".join(MODEL_TYPES)
-        kind = content.get("model_type")
-        raise InputError(f"Cannot load the model {folder}: its config.json says model_type {kind!r}, not {kinds}; "
+        kind = printable(repr(content.get("model_type")))
+        raise InputError(f"Cannot load the model {folder}: its config.json says model_type {kind}, not {kinds}; "
                          "give a directory made by convert.")  # fmt: skip
     check_tokenizer(folder, with_tokenizer)
     if content.get("quantization_config"):
@@ -141,8 +141,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         InputError: there is none, or it is something else.
     """
     path = folder / "config.json"
-    if not path.is_file():
-        if (folder / "adapter_config.json").is_file():
+    if not is_file(path):
+        if is_file(folder / "adapter_config.json"):
             raise InputError(
                 f"{folder} holds an adapter without its model; merge the two with merge_and_unload of peft, "
                 "and give what save_pretrained makes of that."
@@ -222,7 +222,7 @@ def config_at_fault(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a field of a wrong type shows in many ways
-        reason = " ".join(str(error).split()).rstrip(".")
+        reason = printable(" ".join(str(error).split()).rstrip("."), 500)
         raise InputError(
             f"{folder / 'config.json'} is not usable: {reason}; run python -m helpers refresh {folder}."
         ) from None
@@ -248,8 +248,10 @@ def check_tensors(
             shapes = f"shape {list(weights[name].shape)}, and {settings} calls for {list(wanted.shape)}"
             raise InputError(f"{owners[name]}: {name} has {shapes}; {remedy(folder)}.")
     if unexpected := [name for name in weights if name not in expected]:
-        name = unexpected[0]
-        raise InputError(f"{owners[name]} has a tensor {name}, which {settings} does not call for; {remedy(folder)}.")
+        name = printable(unexpected[0])
+        raise InputError(
+            f"{owners[unexpected[0]]} has a tensor {name}, which {settings} does not call for; {remedy(folder)}."
+        )
 
 
 def check_details(folder: Path, config: PreTrainedConfig, weights: dict[str, Tensor]) -> None:
@@ -258,9 +260,13 @@ def check_details(folder: Path, config: PreTrainedConfig, weights: dict[str, Ten
     weights.setdefault("head.weight", weights["emb.weight"])  # the tables are tied
     info = describe(weights, str(folder))
     expected = model_config(info, info.main_dtype)
+    length = getattr(config, "context_length", None)
+    if type(length) is not int or length < 1:
+        says = f"{folder / 'config.json'} says context_length {printable(repr(length))}"
+        raise InputError(f"{says}, which is no number of tokens; run python -m helpers refresh {folder}.")
     for name in ("version", "head_size", *info.details):
         if hasattr(expected, name) and getattr(config, name) != getattr(expected, name):
-            says = f"{folder / 'config.json'} says {name} {getattr(config, name)!r}"
+            says = f"{folder / 'config.json'} says {name} {printable(repr(getattr(config, name)))}"
             raise InputError(
                 f"{says}, and the weights {getattr(expected, name)!r}; run python -m helpers refresh {folder}."
             )

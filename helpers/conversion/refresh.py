@@ -12,6 +12,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from ..atomic import link_or_copy, replaced_directory
+from ..checkpoints.intact import CheckedFile
 from ..checkpoints.versions import WORLD_ROWS
 from ..errors import InputError
 from ..inputs import check_regular
@@ -65,8 +66,9 @@ def refresh(
         InputError: ``folder`` has no weights of a supported RWKV model, or the disk is full. Then nothing has changed.
     """
     folder = Path(folder)
+    files = tuple(CheckedFile.plain(file) for file in weight_files(folder))
     weights, info = load_converted(folder)
-    source = Source(folder.resolve(), weights, info)
+    source = Source(folder.resolve(), weights, info, files)
     context_length = old_context_length(folder)
     limit = parse_size(max_shard_size)
     if with_tokenizer is None:

@@ -7,6 +7,7 @@ same reason shards are planned here: ``huggingface_hub`` moves a tensor that is 
 
 import json
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..checkpoints.files import is_finite, pieces, sharing_memory
+from ..checkpoints.files import is_finite, read_pieces, sharing_memory
 from ..checkpoints.names import hub_name
 from ..errors import InputError
 
@@ -24,7 +25,13 @@ Weights = dict[str, Tensor]
 
 
 def write_weights(
-    folder: Path, weights: Weights, dtype: torch.dtype | None, limit: int, source: Path, progress: bool = True
+    folder: Path,
+    weights: Weights,
+    dtype: torch.dtype | None,
+    limit: int,
+    source: Path,
+    progress: bool = True,
+    written: Callable[[Path], object] = lambda path: None,
 ) -> None:
     """Write the weights files of a model directory, and their index if there is more than one.
 
@@ -34,6 +41,7 @@ def write_weights(
         limit: bytes in a file, unless a single tensor is larger.
         source: where the tensors come from, for messages.
         progress: show a bar, in bytes.
+        written: is called with each file of numbers when it is complete.
 
     Raises:
         InputError: two tensors share memory, or a number is not finite, or too large for ``dtype``.
@@ -47,7 +55,8 @@ def write_weights(
         for number, names in enumerate(shards, start=1):
             only = len(shards) == 1
             file = "model.safetensors" if only else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            writer.write(folder / file, {name: weights[name] for name in names})
+            writer.write(folder / file, weights, names)
+            written(folder / file)
             index |= {hub_name(name): file for name in names}
     if len(shards) > 1:
         content = {"metadata": {"total_size": total}, "weight_map": index}
@@ -95,13 +104,13 @@ class WeightsWriter:
     source: Path
     bar: "tqdm[NoReturn]"
 
-    def write(self, path: Path, weights: Weights) -> None:
-        """Write one file."""
-        header = self.header(weights)
+    def write(self, path: Path, weights: Weights, names: list[str]) -> None:
+        """Write one file with the tensors of these names."""
+        header = self.header({name: weights[name] for name in names})
         with open(path, "wb") as file:
             file.write(struct.pack("<Q", len(header)) + header)
-            for name, weight in weights.items():
-                for piece in pieces(weight):
+            for name in names:
+                for piece in read_pieces(weights, name):
                     data = self.prepare(name, piece)
                     file.write(data)
                     self.bar.update(data.nbytes)
