@@ -22,6 +22,7 @@ import torch
 from transformers import AutoTokenizer
 
 from helpers import __main__ as cli
+from helpers.bench import serving as serving_bench
 from helpers.checkpoints.synthetic import write_random_checkpoint
 from helpers.conversion.directory import convert
 from helpers.conversion.loading import load_model
@@ -450,3 +451,25 @@ def test_what_cannot_be_used_is_one_sentence(folders, capsys):
         serving(folder, dtype="bf16"),
     ):
         pass
+
+
+def test_the_load_test(folders, tmp_path, capsys):
+    """A short one: nothing is lost or mixed up, and every kind of request was made."""
+    out = tmp_path / "serving.json"
+    options = ["--clients", "8", "--minutes", "0.05", "--threads", "1", "--queue", "3", "--out", str(out)]
+    assert cli.main(["bench", "serving", "--folder", str(folders["5.0"]), *options]) == 0, capsys.readouterr().out
+    found = json.loads(out.read_text())
+    assert found["faults"] == 0
+    assert found["told_to_come_again"] > 0
+    assert sum(found["right"].values()) == found["requests"] > 0
+    assert cli.main(["bench", "serving", "--minutes", "0"]) == 2
+    assert "--minutes is 0.0" in capsys.readouterr().err
+
+
+def test_the_load_test_sees_what_is_lost_or_mixed_up():
+    record = serving_bench.Record()
+    record.tell("chat", ["one"], ["one"], 0.1)
+    record.tell("chat", ["one"], ["two"], 0.1)
+    record.tell_fault("chat", OSError("gone"))
+    assert (record.requests, record.right["chat"]) == (3, 1)
+    assert record.faults == ["chat: ['one'] instead of ['two']", "chat: OSError: gone"]

@@ -1,4 +1,4 @@
-"""``python -m helpers bench NAME``: measure speed, and record it under ``benchmarks/results/``."""
+"""``python -m helpers bench NAME``: measure speed or load, and record it under ``benchmarks/results/``."""
 
 import argparse
 from pathlib import Path
@@ -10,6 +10,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_conversion(names.add_parser("conversion", help=text, description=text))
     text = "score LAMBADA in batches, against the article's loop over the rwkv package"
     add_lambada(names.add_parser("lambada", help=text, description=text))
+    text = "let many clients use serve at once: what is lost, and does its memory grow?"
+    add_serving(names.add_parser("serving", help=text, description=text))
 
 
 def add_conversion(parser: argparse.ArgumentParser) -> None:
@@ -35,9 +37,18 @@ def add_lambada(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_lambada)
 
 
+def add_serving(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--clients", type=int, default=50, help="how many ask at the same time")
+    parser.add_argument("--minutes", type=float, default=10, help="how long they go on")
+    parser.add_argument("--threads", type=int, default=2, help="of the server's model")
+    parser.add_argument("--queue", type=int, default=64, help="requests that may wait, as of serve")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="a converted model (default: the bundled RWKV-5)")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="default: in benchmarks/results/")
+    parser.set_defaults(run=run_serving)
+
+
 def main(args: argparse.Namespace) -> int:
-    args.run(args)
-    return 0
+    return args.run(args) or 0
 
 
 def given(args: argparse.Namespace, *names: str) -> dict:
@@ -56,3 +67,12 @@ def run_lambada(args: argparse.Namespace) -> None:
 
     options = given(args, "data", "device", "limit", "repeat", "threads", "batch_tokens", "models", "out")
     lambada.run(**options, loop_count=args.loop)
+
+
+def run_serving(args: argparse.Namespace) -> int:
+    from ..bench import serving
+
+    result = serving.run(**given(args, "clients", "minutes", "threads", "queue", "folder", "out"))
+    for name, value in result.items():
+        print(f"{name}: {value}")
+    return 1 if result["faults"] else 0
