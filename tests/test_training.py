@@ -691,6 +691,8 @@ TAKEN = {  # of these, by options whose numbers mean something; whole numbers be
     "--steps": {"1", "300"},
     "--port": {"0"},  # lower ones may be in use, or reserved
     "--max-tokens": {"1", "300", "9" * 30},
+    "--max-prompt": {"1", "300", "9" * 30},
+    "--queue": {"0", "1", "300", "9" * 30},
     "--limit": {"1", "300", "9" * 30},
     "--batch-tokens": {"1", "300", "9" * 30},
 }

@@ -1,4 +1,4 @@
-"""``python -m helpers bench NAME``: measure speed, and record it under ``benchmarks/results/``."""
+"""``python -m helpers bench NAME``: measure speed or load, and record it under ``benchmarks/results/``."""
 
 import argparse
 from pathlib import Path
@@ -14,6 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_lambada(names.add_parser("lambada", help=text, description=text))
     text = "decode on a GPU, as it is and after compile_decoding, against the rwkv package"
     add_decode(names.add_parser("decode", help=text, description=text))
+    text = "let many clients use serve at once: what is lost, and does its memory grow?"
+    add_serving(names.add_parser("serving", help=text, description=text))
 
 
 def add_conversion(parser: argparse.ArgumentParser) -> None:
@@ -51,9 +53,18 @@ def add_decode(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_decode)
 
 
+def add_serving(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--clients", type=int, default=50, help="how many ask at the same time")
+    parser.add_argument("--minutes", type=float, default=10, help="how long they go on")
+    parser.add_argument("--threads", type=int, default=2, help="of the server's model")
+    parser.add_argument("--queue", type=int, default=64, help="requests that may wait, as of serve")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="a converted model (default: the bundled RWKV-5)")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="default: in benchmarks/results/")
+    parser.set_defaults(run=run_serving)
+
+
 def main(args: argparse.Namespace) -> int:
-    args.run(args)
-    return 0
+    return args.run(args) or 0
 
 
 def given(args: argparse.Namespace, *names: str) -> dict:
@@ -78,3 +89,12 @@ def run_decode(args: argparse.Namespace) -> None:
     from ..bench import decode
 
     decode.run(**given(args, "sizes", "versions", "rows", "variants", "dtype", "count", "repeat", "out"))
+
+
+def run_serving(args: argparse.Namespace) -> int:
+    from ..bench import serving
+
+    result = serving.run(**given(args, "clients", "minutes", "threads", "queue", "folder", "out"))
+    for name, value in result.items():
+        print(f"{name}: {value}")
+    return 1 if result["faults"] else 0
