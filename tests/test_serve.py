@@ -58,7 +58,7 @@ def client(address: str) -> openai.OpenAI:
 def generated(folder: Path, prompt: str, tokens: int, **options) -> str:
     """Return what the model of ``folder`` writes greedily, without a server."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = load_model(folder, own_class=True)
+    model = load_model(folder)
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
     output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, **options)
     return tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
@@ -236,7 +236,7 @@ def test_what_was_saved_after_fine_tuning_is_served(version, write, folders, tmp
     """With ``architectures: Rwkv4ForCausalLM``, which transformers does not know; and with the merged LoRA of peft."""
     from peft import LoraConfig, get_peft_model
 
-    model = load_model(folders[version], own_class=True)
+    model = load_model(folders[version])
     if write == "merged":
         model = get_peft_model(model, LoraConfig(target_modules=["key"], r=2)).merge_and_unload()
     model.save_pretrained(tmp_path)
@@ -560,7 +560,7 @@ def test_a_real_server_heeds_every_setting(served):
     request = {"model": str(folder), "prompt": "Hello", "max_tokens": 3, "temperature": 0}
     biased = client.completions.create(**request, logit_bias={"33": 100})
     assert biased.choices[0].text == "!!!".replace("!", AutoTokenizer.from_pretrained(folder).decode([33]))
-    model, tokenizer = load_model(folder, own_class=True), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = load_model(folder), AutoTokenizer.from_pretrained(folder)
     greedy = Sampling(temperature=0, presence_penalty=2.0, max_new_tokens=8)
     expected = tokenizer.decode([token for token, _ in stream(model, tokenizer("Hello")["input_ids"], greedy)])
     text = client.completions.create(**request | {"max_tokens": 8}, presence_penalty=2.0).choices[0].text

@@ -84,7 +84,7 @@ def serving(
     place = "auto" if device == "auto" else choose_device(device)
     refuse_used_port(host, port)
     with messages(quiet):
-        model = load_model(folder, dtype=dtype, device_map=place, own_class=True)
+        model = load_model(folder, dtype=dtype, device_map=place)
         tokenizer = load_tokenizer(folder, model)
         server = start(model, tokenizer, str(folder), max_tokens, host=host, port=port, quiet=quiet)
         try:
