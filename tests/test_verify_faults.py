@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from helpers import __main__ as cli
 from helpers.checkpoints import synthetic
+from helpers.checkpoints.files import sha256
 from helpers.conversion import directory
 from helpers.conversion.reading import load_converted
 from helpers.lambada.passages import SAMPLE
@@ -217,12 +218,13 @@ FILE_FAULTS = {  # what is done to a directory, and what is said about it
     "infinite": (change_weight(lambda w: w / 0), "1 tensors have other numbers"),
     "one ulp": (change_weight(one_ulp), "the first is blocks.0.ln1.weight"),
     "a record of another source": (
-        add("conversion.json", '{"source": {"sha256": "00"}, "files": {}}'),
+        add("conversion.json", '{"source": [{"file": "a.pth", "bytes": 1, "sha256": "00"}], "files": {}}'),
         "another checkpoint was converted",
     ),
+    "a record of something else": (add("conversion.json", '{"source": 3}'), "is not the record of a conversion"),
     "a record of other files": (
-        lambda folder: add("conversion.json", json.dumps({"source": {"sha256": ""}, "files": {CODE: "00"}}))(folder),
-        f"{CODE} has changed since the conversion",
+        lambda folder: add("conversion.json", json.dumps({"source": [], "files": {CODE: "00"}}))(folder),
+        f"'{CODE}' has changed since the conversion",
     ),
 }  # fmt: skip
 
@@ -270,9 +272,12 @@ def test_what_is_no_fault(models, good_answers, tmp_path, monkeypatch, capsys):
     (folder / CONFIG).write_text(json.dumps(dict(sorted(config.items()))))
     add("notes.txt")(folder)
     add("figures/a.png")(folder)
+    source = {"file": checkpoint.name, "bytes": 1, "sha256": sha256(checkpoint)}
+    add("conversion.json", json.dumps({"source": [source], "files": {CODE: sha256(folder / CODE)}}))(folder)
     code, text = said(capsys, checkpoint, folder, *QUICK)
     assert code == 0, text
     assert "context_length 8,192, which the tensors cannot show" in text
+    assert f"note: conversion.json says that the directory was made from '{checkpoint.name}'" in text
     assert "not covered: notes.txt" in text
     assert (
         "Not covered, since they are not the model's: figures/a.png, notes.txt." in (folder / "README.md").read_text()

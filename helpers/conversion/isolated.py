@@ -55,9 +55,9 @@ class IsolatedModel:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **offline}
         )
-        names = {"folder": str(folder.resolve()), "dtype": str(dtype).removeprefix("torch.")}
+        self.place = {"device": device, "device_map": device_map, "tf32": tf32}
         try:
-            self.exchange({**names, "device": device, "device_map": device_map, "tf32": tf32})
+            self.load(dtype)
         except BaseException:
             self.close()
             raise
@@ -73,6 +73,15 @@ class IsolatedModel:
         self.process.kill()
         self.process.communicate()
         self.modules.cleanup()
+
+    def load(self, dtype: torch.dtype) -> None:
+        """Load the model in a dtype, in the place of an earlier one.
+
+        Raises:
+            InputError: it cannot be loaded.
+        """
+        names = {"folder": str(self.folder.resolve()), "dtype": str(dtype).removeprefix("torch.")}
+        self.exchange({**names, **self.place})
 
     def ask(self, function: Callable[..., Answer], **arguments: Any) -> Answer:
         """Return what ``function(model, **arguments)`` gives there; the arguments have to be plain, as in JSON.
@@ -123,14 +132,15 @@ def write_answer(stream: BinaryIO, good: bool, content: bytes) -> None:
 
 
 def serve_answers() -> None:
-    """Load the model that the first line names, and answer all others, until there are no more."""
+    """Load the model that a line names, or answer another line, until there are no more."""
     stream = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the code prints must not stand between the answers
     model: Any = None
     for line in sys.stdin.buffer:
         question = json.loads(line)
         try:
-            if model is None:
+            if "folder" in question:
+                model = None
                 torch.backends.cuda.matmul.allow_tf32 = question.pop("tf32")
                 dtype = getattr(torch, question.pop("dtype"))
                 model = load_model(code="directory", dtype=dtype, **question)

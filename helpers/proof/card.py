@@ -29,7 +29,7 @@ def with_certificate(card: str, certificate: Certificate) -> str:
         file=certificate.original.file,
         sha256=certificate.original.sha256,
         code=certificate.compared_in.code,
-        not_covered=f"Not covered, since they are not the model's: {', '.join(others)}." if others else "",
+        not_covered=f"Not covered, since they are not the model's: {cell(', '.join(others))}." if others else "",
     )
     rest = re.sub(rf"\n*{re.escape(BEGIN)}.*?{re.escape(END)}\n*", "\n", card, flags=re.DOTALL)
     return f"{rest.rstrip()}\n\n{BEGIN}\n{section}{END}\n".lstrip()
@@ -50,7 +50,7 @@ def certificate_rows(certificate: Certificate) -> list[tuple[str, str, str]]:
         (
             "other files",
             f"{contents.compared} files that a conversion writes",
-            " ".join([f"{len(contents.different)} differ.", *contents.remarks]),
+            cell(" ".join([f"{len(contents.different)} differ.", *contents.remarks])),
         ),
         (
             "logits",

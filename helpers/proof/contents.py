@@ -153,28 +153,32 @@ def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def compare_record(folder: Path, checkpoint_sha256: str) -> list[str]:
-    """Return sentences on how a directory differs from what was recorded when it was converted, if it was.
+def compare_record(folder: Path, checkpoint_sha256: str) -> tuple[list[str], list[str]]:
+    """Return how a directory differs from what was recorded when it was made, and a remark on what was recorded.
 
-    The record, ``conversion.json``, has the SHA-256 of the checkpoint and of the files that were written.
+    The record, ``conversion.json``, has the SHA-256 of what the directory was made from, and of each file that was
+    written. If that was another directory, which ``refresh`` replaced, there is no checkpoint to compare with.
 
     Raises:
         InputError: the record is damaged.
     """
     path = folder / RECORD
     if not path.is_file():
-        return []
+        return [], []
     record = read_json(path)
     try:
-        source, files = record["source"]["sha256"], dict(record["files"])
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise InputError(f"{path} is not the record of a conversion; convert the checkpoint again.") from None
-    found = []
-    if source != checkpoint_sha256:
-        found.append(f"{RECORD} says that another checkpoint was converted, of SHA-256 {str(source)[:64]!r}.")
+        sources = {str(source["file"]): str(source["sha256"]) for source in record["source"]}
+        files = {str(name): str(digest) for name, digest in record["files"].items()}
+    except (LookupError, TypeError, AttributeError):
+        raise InputError(f"{path} is not the record of a conversion; remove it, or convert again.") from None
+    different = [
+        f"{RECORD} says that another checkpoint was converted, {file!r} of SHA-256 {digest[:64]!r}."
+        for file, digest in sources.items()
+        if not file.endswith((".safetensors", ".bin")) and digest != checkpoint_sha256
+    ]
     now = checksums(folder, [name for name in files if name == Path(name).name])
-    for name, digest in files.items():
-        if name != CARD and now.get(name) != digest:
-            state = "has changed" if name in now else "is missing"
-            found.append(f"{str(name)[:200]} {state} since the conversion.")
-    return found
+    for name in (name for name, digest in files.items() if name != CARD and now.get(name) != digest):
+        state = "has changed" if name in now else "is missing"
+        different.append(f"{name[:200]!r} {state} since the conversion; {remedy(folder)}.")
+    made = "; ".join(f"{file!r}, SHA-256 {digest[:64]!r}" for file, digest in sources.items())
+    return different, [f"{RECORD} says that the directory was made from {made}."]
