@@ -286,12 +286,11 @@ def read_certificate(folder: Path) -> Certificate | None:
     """
     path = folder / CERTIFICATE
     again = "make it again with python -m helpers verify"
-    try:
-        text = path.read_text(encoding="utf-8")
-        return Certificate.from_json(text)
-    except FileNotFoundError:
+    if not path.is_file():
         return None
+    try:
+        return Certificate.from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        if path.is_file() and '"converted":' in path.read_bytes()[:10000].decode("utf-8", "replace"):
+        if '"converted":' in path.read_bytes()[:10000].decode("utf-8", "replace"):
             raise InputError(f"{path} is of an older version, which looked at fewer files; {again}.") from None
         raise InputError(f"{path} is not readable; {again}.") from None

@@ -181,7 +181,7 @@ def verify(
         changed = next(name for name in names if now.get(name) != before.get(name))
         raise InputError(f"{folder / changed} changed while it was verified; leave the directory alone, and try again.")
     card = folder / CARD
-    write_text(card, with_certificate(card.read_text(encoding="utf-8") if card.exists() else "", certificate))
+    write_text(card, with_certificate(card.read_text(encoding="utf-8") if card.is_file() else "", certificate))
     certificate = replace(certificate, files=dict(sorted({**files, **checksums(folder, [CARD])}.items())))
     write_certificate(folder, certificate)
     return certificate
