@@ -1,6 +1,7 @@
 """The certificate: it passes for a true conversion, and names what is wrong with a false one."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -180,6 +181,10 @@ def test_not_a_number_is_no_agreement():
     bad[2, 2] = float("nan")
     assert parity.compare_traces((logits, state), (logits, state)).within(1e-4)
     assert not parity.compare_traces((bad, state), (logits, state)).within(1e-4)
+    for shape in ((4, 1), (1, 5), (0,)):  # nothing is broadcast
+        other = parity.compare_traces((torch.zeros(shape), state), (logits, state))
+        assert not other.within(1e-4)
+        assert other.max_abs_logit_diff == math.inf
     broken = (state[0], torch.full((1, 2, 3), float("nan")), state[2])
     assert parity.compare_traces((logits, broken), (logits, state)).first_different_block() == 0
 

@@ -353,9 +353,9 @@ CODE_FAULTS = {  # a file, what is replaced there, by what, and what is said abo
     "bf16": (COMMON, HEAD, f"{HEAD}; logits = logits * (1 + (logits.dtype == torch.bfloat16))", "in bf16"),
     "beams": (GENERATING, "beam_idx.to(part.device)", "0 * beam_idx.to(part.device)", "the most probable text"),
     "loss": (COMMON, "loss = self.loss_function(", "loss = 1.1 * self.loss_function(", "the loss of"),
-    "generation": (GENERATING, '["state"] = outputs.state', '["state"] = None', "the most probable tokens"),
+    "generation": (GENERATING, "= outputs.state\n", "= tuple(0 * x for x in outputs.state)\n", "the most probable"),
     "not a number": (COMMON, HEAD, f"{HEAD} * float('nan')", "begins to differ"),
-    "other shapes": (COMMON, HEAD, f"{HEAD}[..., :1]", "begins to differ"),
+    "other shapes": (COMMON, HEAD, f"{HEAD}[..., :1]", "failed: RuntimeError"),  # in the loss
     "an error": (COMMON, HEAD, "raise KeyError('no \x1b head')", "failed: KeyError"),
     "an end": (COMMON, HEAD, "import os; os._exit(0)", "ended, or did not"),
     "a forged judge": (COMMON, HEAD, f"import helpers.proof.parity as p; p.Parity.within = lambda *_: True; {HEAD} * 2",
