@@ -56,7 +56,7 @@ def client(address: str) -> openai.OpenAI:
 def generated(folder: Path, prompt: str, tokens: int, **options) -> str:
     """Return what the model of ``folder`` writes greedily, without a server."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = load_model(folder, own_class=True)
+    model = load_model(folder)
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
     output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, **options)
     return tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
@@ -272,7 +272,7 @@ def test_several_answers_are_those_of_their_seeds(served):
 def test_log_probabilities_are_those_of_the_model(served):
     """1e-4: fp32 rounding, of logits that were computed token by token and at once."""
     api, folder = served
-    model, tokenizer = load_model(folder, own_class=True), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = load_model(folder), AutoTokenizer.from_pretrained(folder)
     prompt = "User: Hello, who are you?\n\nAssistant:"
     request = {"model": str(folder), "max_tokens": 5, "seed": 3, "temperature": 1.5, "presence_penalty": 1.0}
     chat = api.chat.completions.create(**request, messages=HELLO, logprobs=True, top_logprobs=3).choices[0]
@@ -348,7 +348,7 @@ def test_a_real_server_heeds_every_setting(served):
     request = {"model": str(folder), "prompt": "Hello", "max_tokens": 3, "temperature": 0}
     biased = client.completions.create(**request, logit_bias={"33": 100})
     assert biased.choices[0].text == "!!!".replace("!", AutoTokenizer.from_pretrained(folder).decode([33]))
-    model, tokenizer = load_model(folder, own_class=True), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = load_model(folder), AutoTokenizer.from_pretrained(folder)
     for penalty in ("presence_penalty", "frequency_penalty"):
         greedy = Sampling(**{"temperature": 0, "presence_penalty": 0.0, "max_new_tokens": 8, penalty: 2.0})
         ids = [token for token, _ in stream(model, tokenizer("Hello")["input_ids"], greedy)]
@@ -364,7 +364,7 @@ def test_a_real_server_heeds_every_setting(served):
 
 
 def test_weights_that_give_no_numbers_are_an_error_not_an_answer(folders, tmp_path):
-    model = load_model(folders["5.0"], own_class=True)
+    model = load_model(folders["5.0"])
     with torch.no_grad():
         model.rwkv.ln_out.weight[3] = float("nan")
     model.save_pretrained(tmp_path)
@@ -394,7 +394,7 @@ def test_what_was_saved_after_fine_tuning_is_served(version, write, folders, tmp
     """With ``architectures: Rwkv4ForCausalLM``, which transformers does not know; and with the merged LoRA of peft."""
     from peft import LoraConfig, get_peft_model
 
-    model = load_model(folders[version], own_class=True)
+    model = load_model(folders[version])
     if write == "merged":
         model = get_peft_model(model, LoraConfig(target_modules=["key"], r=2)).merge_and_unload()
     model.save_pretrained(tmp_path)

@@ -133,15 +133,26 @@ def write_model(
             progress,
             written=lambda path: checks.add(CheckedFile.plain(path)),
         )
-        model_config(info, dtype or info.main_dtype, context_length).save_pretrained(folder)
-        special_ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-        GenerationConfig(**special_ids).save_pretrained(folder)  # type: ignore[no-untyped-call]  # it lacks types
-        if with_tokenizer:
-            save_tokenizers(folder)
-        for file in code_files(info.row):
-            shutil.copy(file, folder)
+        write_beside_weights(folder, info, dtype or info.main_dtype, context_length, with_tokenizer)
         write_text(folder / "README.md", model_card(info, source.path, dtype, with_tokenizer))
     write_record(folder, [file.path for file in source.files], checks)
+
+
+def write_beside_weights(
+    folder: Path, info: CheckpointInfo, dtype: torch.dtype | str, context_length: int, with_tokenizer: bool
+) -> None:
+    """Write what depends on the sizes of a model alone: its configuration, tokenizers and code.
+
+    Args:
+        dtype: that the configuration names.
+    """
+    model_config(info, dtype, context_length).save_pretrained(folder)
+    special_ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    GenerationConfig(**special_ids).save_pretrained(folder)  # type: ignore[no-untyped-call]  # transformers lacks types
+    if with_tokenizer:
+        save_tokenizers(folder)
+    for file in code_files(info.row):
+        shutil.copy(file, folder)
 
 
 def refuse_small_disk(folder: Path, needed: int) -> None:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -21,9 +21,11 @@ from ..checkpoints.format import describe
 from ..checkpoints.names import pth_name
 from ..checkpoints.versions import MODEL_TYPES, VersionRow
 from ..errors import InputError, printable
+from ..paths import HUB_CODE
 from .configuration import config_class, language_model_class, model_config
 from .reading import is_file, load_weights, model_tensors, weight_files
 
+Code = Literal["ours", "transformers", "directory"]
 POINTER = b"version https://git-lfs"  # how a file begins that Git LFS left in the place of a large one
 
 
@@ -44,22 +46,20 @@ def choose_device(wanted: str | None) -> str:
 
 def load_model(
     folder: str | Path,
-    trust: bool = True,
+    code: Code = "ours",
     dtype: torch.dtype | str = torch.float32,
     device: str = "cpu",
     device_map: str | dict[str, Any] | None = None,
-    own_class: bool = False,
     **options: Any,
 ) -> Any:
     """Load a converted directory in evaluation mode.
 
     Args:
-        trust: run the code that it carries; if it carries none, take this project's class. Without it, only classes of
-            transformers itself.
+        code: whose class the model gets: this project's, so that nothing in the directory is executed; that inside
+            ``"transformers"``, which exists for some versions; or the one in the ``"directory"``, **which is run**.
         dtype: or ``"auto"``, as in the directory.
         device_map: as in transformers, for example ``"auto"``, which spreads a model over several GPUs; without it the
             whole model goes to ``device``.
-        own_class: take this project's class in any case, so that nothing in the directory is executed.
         options: other arguments of ``from_pretrained``.
 
     Raises:
@@ -67,10 +67,9 @@ def load_model(
     """
     folder = Path(folder)
     row = check_directory(folder)
-    own_class = own_class or (trust and not carries_code(folder))
-    if not own_class:
-        options["trust_remote_code"] = trust
-    loader: Any = language_model_class(row) if own_class else AutoModelForCausalLM
+    if code != "ours":
+        options["trust_remote_code"] = code == "directory"
+    loader: Any = language_model_class(row) if code == "ours" else AutoModelForCausalLM
     try:
         loaded: Any = loader.from_pretrained(
             folder, dtype=dtype, device_map=device_map, output_loading_info=True, **options
@@ -90,11 +89,44 @@ def remedy(folder: Path) -> str:
     return f"convert it again, or if the weights are right, run python -m helpers refresh {folder}"
 
 
-def carries_code(folder: Path) -> bool:
-    """Say whether the code is there that ``config.json`` names; transformers' own classes save a model without it."""
-    auto_map = read_config(folder).get("auto_map")
-    name = auto_map.get("AutoModelForCausalLM") if isinstance(auto_map, dict) else None
-    return isinstance(name, str) and (folder / f"{name.split('.')[0]}.py").is_file()
+def other_code(folder: Path) -> list[str]:
+    """Return the files whose code transformers would run for a directory, and which are not this project's.
+
+    Code that is not there at all is no other code: a directory that transformers' own class saved has none.
+
+    Raises:
+        InputError: ``config.json`` is unusable, or takes code from another repository.
+    """
+    content = read_config(folder)
+    row = MODEL_TYPES.get(str(content.get("model_type")))
+    auto_map = content.get("auto_map") or {}
+    named = list(auto_map.values()) if isinstance(auto_map, dict) else [auto_map]
+    files = dict.fromkeys(row.code_files if row else ())
+    for name in named:
+        if not isinstance(name, str) or "--" in name:
+            raise InputError(
+                f"{folder / 'config.json'} takes its code from {str(name)[:80]!r}, another repository, which is never "
+                f"asked; run python -m helpers refresh {folder}."
+            )
+        files[f"{name.split('.')[0]}.py"] = None
+    return [name for name in files if is_other_code(folder / name)]
+
+
+def is_other_code(file: Path) -> bool:
+    """Say whether a file of code is there, and differs from the one of this project that has its name."""
+    if not file.is_file():
+        return False
+    ours = HUB_CODE / file.name
+    return not ours.is_file() or file.read_bytes() != ours.read_bytes()
+
+
+def refuse_other_code(folder: Path, names: list[str]) -> None:
+    """Raise InputError if some files of code in a directory are not this project's: it would be another model."""
+    if names:
+        raise InputError(
+            f"{' and '.join(names)} of {folder} is not this version's code, and is not run unasked; replace it with "
+            f"python -m helpers refresh {folder}, or read it, and say --trust-remote-code."
+        )
 
 
 def check_directory(folder: str | Path, with_tokenizer: bool = False) -> VersionRow:

@@ -18,9 +18,9 @@ from ..atomic import write_text
 from ..checkpoints.files import sha256
 from ..checkpoints.intact import Checks
 from ..errors import InputError
+from .names import CARD, RECORD
 
-RECORD = "conversion.json"
-NOT_RECORDED = (RECORD, "README.md")  # the card gets a section from verify, and is edited by its readers
+NOT_RECORDED = (RECORD, CARD)  # the card gets a section from verify, and is edited by its readers
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from ..checkpoints.names import hub_name
 from ..errors import InputError
 
 SAFETENSORS_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+INDEX = "model.safetensors.index.json"
 Weights = dict[str, Tensor]
 
 
@@ -59,8 +60,12 @@ def write_weights(
             written(folder / file)
             index |= {hub_name(name): file for name in names}
     if len(shards) > 1:
-        content = {"metadata": {"total_size": total}, "weight_map": index}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (folder / INDEX).write_text(index_text(total, index), encoding="utf-8")
+
+
+def index_text(total: int, index: dict[str, str]) -> str:
+    """Return the index of several weights files: all bytes of numbers, and the file of each tensor."""
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=2) + "\n"
 
 
 def refuse_shared_memory(weights: Weights, source: Path) -> None:

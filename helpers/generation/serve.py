@@ -142,7 +142,7 @@ def serving(
     check_directory(folder, with_tokenizer=True)
     place = "auto" if device == "auto" else choose_device(device)
     with bind(host, port) as bound:
-        model = load_model(folder, dtype=dtype, device_map=place, own_class=True)
+        model = load_model(folder, dtype=dtype, device_map=place)
         tokenizer = load_tokenizer(folder, model)
         served = Served(str(folder), model.get_input_embeddings().num_embeddings, max_tokens, max_prompt)
         line = Line(partial(answers.write, model, answers.Spelling(tokenizer)), queue)

@@ -208,6 +208,8 @@ def python_tokenizer(folder: str | Path) -> RwkvWorldTokenizer:
         InputError: the directory has no ``vocab.json``, or one without the 256 single bytes, or it names an added token
             that the Python tokenizer refuses.
     """
+    if not Path(folder).is_dir():  # transformers would look for it on the Hub
+        raise InputError(f"There is no directory {shown(folder)}; give one that save_tokenizers or convert made.")
     try:
         tokenizer: RwkvWorldTokenizer = RwkvWorldTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
