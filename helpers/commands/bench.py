@@ -10,6 +10,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_conversion(names.add_parser("conversion", help=text, description=text))
     text = "score LAMBADA in batches, against the article's loop over the rwkv package"
     add_lambada(names.add_parser("lambada", help=text, description=text))
+    text = "encode texts on one thread, against BlinkDL's tokenizer, GPT-2's BPE, and WordPiece over whole texts"
+    add_tokenizer(names.add_parser("tokenizer", help=text, description=text))
 
 
 def add_conversion(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +37,14 @@ def add_lambada(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_lambada)
 
 
+def add_tokenizer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, metavar="FILE", help="a text to measure beside those of this project")
+    parser.add_argument("--documents", type=int, default=1000, help="of 2,000 characters, of each kind of text")
+    parser.add_argument("--repeat", type=int, default=5, help="runs of each side, of which the median counts")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="default: in benchmarks/results/")
+    parser.set_defaults(run=run_tokenizer)
+
+
 def main(args: argparse.Namespace) -> int:
     args.run(args)
     return 0
@@ -56,3 +66,9 @@ def run_lambada(args: argparse.Namespace) -> None:
 
     options = given(args, "data", "device", "limit", "repeat", "threads", "batch_tokens", "models", "out")
     lambada.run(**options, loop_count=args.loop)
+
+
+def run_tokenizer(args: argparse.Namespace) -> None:
+    from ..bench import tokenizer
+
+    tokenizer.run(count=args.documents, **given(args, "data", "repeat", "out"))
