@@ -19,10 +19,12 @@ import re
 import statistics
 import time
 from base64 import b64encode
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -55,19 +57,31 @@ class Side:
     seconds: list[float] = field(default_factory=list)
 
 
-def source_texts() -> dict[str, list[str]]:
-    """Return lines of this project's own English, Chinese and code."""
+def source_texts(rng: random.Random) -> dict[str, list[str]]:
+    """Return English, Chinese and code in lines: this project's own, and for Chinese a chain of its characters."""
     if not (ROOT / "README_zh.md").is_file():
-        raise InputError(
-            "The texts to measure are in a checkout of this project, not in an installed package; run it there."
-        )
-    chinese = (ROOT / "README_zh.md").read_text(encoding="utf-8")
+        raise InputError("The texts to measure are in a checkout of this project, not in an installed package.")
+    chinese = "".join(re.findall("[\u4e00-\u9fff，。、：；]+", (ROOT / "README_zh.md").read_text(encoding="utf-8")))
     code = [path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))]
     return {
         "English": re.findall(r"[^.]+\. ?", " ".join(read_texts(SAMPLE, None))),
-        "Chinese": re.findall("[\u4e00-\u9fff，、：；“”]{4,}[。\n]?", chinese),
+        "Chinese": re.findall("[^。]+。", chained(chinese, 400_000, rng)),
         "code": [line + "\n" for text in code for line in text.split("\n")],
     }
+
+
+def chained(text: str, length: int, rng: random.Random) -> str:
+    """Return a random text in which every pair of neighbors occurs in ``text``.
+
+    A short text, repeated, would not do: a BPE trained on it knows its clauses by heart.
+    """
+    behind: dict[str, list[str]] = defaultdict(list)
+    for char, other in pairwise(text + text[0]):
+        behind[char].append(other)
+    chain = [text[0]]
+    while len(chain) < length:
+        chain.append(rng.choice(behind[chain[-1]]))
+    return "".join(chain)
 
 
 def sampled_documents(lines: list[str], count: int, rng: random.Random) -> list[str]:
@@ -89,7 +103,7 @@ def documents_by_kind(count: int, data: Path | None = None, seed: int = 0) -> di
         InputError: ``data`` cannot be read as UTF-8, or is shorter than one document.
     """
     rng = random.Random(seed)
-    documents = {kind: sampled_documents(lines, count, rng) for kind, lines in source_texts().items()}
+    documents = {kind: sampled_documents(lines, count, rng) for kind, lines in source_texts(rng).items()}
     documents["mixed"] = [rng.choice(documents[kind]) for kind in rng.choices(list(documents), k=count)]
     if data is not None:
         try:
