@@ -16,6 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_decode(names.add_parser("decode", help=text, description=text))
     text = "let many clients use serve at once: what is lost, and does its memory grow?"
     add_serving(names.add_parser("serving", help=text, description=text))
+    text = "encode texts on one thread, against BlinkDL's tokenizer, GPT-2's BPE, and WordPiece over whole texts"
+    add_tokenizer(names.add_parser("tokenizer", help=text, description=text))
 
 
 def add_conversion(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +65,14 @@ def add_serving(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_serving)
 
 
+def add_tokenizer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, metavar="FILE", help="a text to measure beside those of this project")
+    parser.add_argument("--documents", type=int, default=1000, help="of 2,000 characters, of each kind of text")
+    parser.add_argument("--repeat", type=int, default=5, help="runs of each side, of which the median counts")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="default: in benchmarks/results/")
+    parser.set_defaults(run=run_tokenizer)
+
+
 def main(args: argparse.Namespace) -> int:
     return args.run(args) or 0
 
@@ -98,3 +108,9 @@ def run_serving(args: argparse.Namespace) -> int:
     for name, value in result.items():
         print(f"{name}: {value}")
     return 1 if result["faults"] else 0
+
+
+def run_tokenizer(args: argparse.Namespace) -> None:
+    from ..bench import tokenizer
+
+    tokenizer.run(count=args.documents, **given(args, "data", "repeat", "out"))
