@@ -12,8 +12,8 @@ from helpers import __main__ as cli
 from helpers.checkpoints import files, synthetic
 from helpers.conversion.directory import convert
 from helpers.conversion.export import export
-from helpers.conversion.reading import load_converted
 from helpers.conversion.names import RECORD
+from helpers.conversion.reading import load_converted
 from helpers.conversion.record import Record, SourceFile, read_record
 from helpers.conversion.refresh import refresh
 from helpers.errors import InputError
