@@ -19,7 +19,13 @@ Details = dict[str, Any]
 WORLD_IDS = 65530  # of the World vocabulary, 0 to 65,529
 WORLD_ROWS = 65536  # of the embeddings of World models; the last six are never used
 
-SHARED_CODE = ("rwkv_common.py", "rwkv_generation.py", "rwkv_inputs.py", "rwkv_requirements.py")  # of all versions
+SHARED_CODE = (  # of all versions
+    "rwkv_common.py",
+    "rwkv_generation.py",
+    "rwkv_inputs.py",
+    "rwkv_linear.py",
+    "rwkv_requirements.py",
+)
 
 
 @dataclass(frozen=True)
