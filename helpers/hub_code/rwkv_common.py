@@ -61,7 +61,9 @@ from .rwkv_inputs import (
 )
 from .rwkv_linear import HALF, RwkvLinear
 
-READ_AT_ONCE = 2048  # tokens: a longer prompt is read in pieces when only its last logits are wanted
+# a longer prompt is read in pieces when only its last logits are wanted; tokens of all rows together
+READ_AT_ONCE = 2048
+READ_AT_ONCE_GPU = 2**24  # divided by the hidden size: it is idle with little to do, and may have little memory
 LOSS_OPTIONS = ("num_items_in_batch", "ignore_index", "shift_labels")  # of transformers' loss for causal models
 HALVE_EVERY = 6  # blocks: how often the residual stream is halved in fp16, as in the rwkv package, to stay below 65504
 
@@ -387,10 +389,13 @@ class RwkvForCausalLM(RwkvPreTrainedModel, RwkvGenerationMixin):
 
         Returns the inputs that are left, at least ``keep`` tokens, and the state before them.
         """
-        while min(x.shape[1] for x in inputs.values()) >= READ_AT_ONCE + keep:
-            piece = {name: x[:, :READ_AT_ONCE] for name, x in inputs.items()}
+        some = next(iter(inputs.values()))
+        limit = READ_AT_ONCE if some.device.type == "cpu" else READ_AT_ONCE_GPU // self.config.hidden_size
+        size = max(limit // max(some.shape[0], 1) // 64, 1) * 64  # whole chunks
+        while min(x.shape[1] for x in inputs.values()) >= size + keep:
+            piece = {name: x[:, :size] for name, x in inputs.items()}
             state = self.rwkv(**piece, state=state, use_cache=True).state
-            inputs = {name: x[:, READ_AT_ONCE:] for name, x in inputs.items()}
+            inputs = {name: x[:, size:] for name, x in inputs.items()}
         return inputs, state
 
     def forward(

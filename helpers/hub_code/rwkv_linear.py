@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HALF = (torch.bfloat16, torch.float16)
+ONEDNN_FROM = 2**18  # multiplications: with fewer, a call of oneDNN takes longer than it saves
 WIDEN_FROM = 8  # tokens: with fewer, copying the weight takes longer than it saves
 
 
@@ -66,6 +67,6 @@ def only_numbers(x: Tensor, weight: Tensor) -> bool:
 
 
 def fp32_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if has_onednn():
+    if x.numel() * weight.shape[0] >= ONEDNN_FROM and has_onednn():
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
