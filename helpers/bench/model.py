@@ -30,6 +30,7 @@ from ..atomic import write_text
 from ..checkpoints.bundled import bundled_checkpoint
 from ..checkpoints.oracle import fp32_copy, load_oracle
 from ..checkpoints.synthetic import write_random_checkpoint
+from ..checkpoints.versions import VERSIONS
 from ..conversion.directory import convert
 from ..conversion.loading import choose_device, load_model
 from ..errors import InputError
@@ -111,10 +112,8 @@ def checkpoint_of(version: str, size: str, folder: Path) -> Path:
     if size == "bundled":
         return fp32_copy(bundled_checkpoint(BUNDLED[version]), folder)
     layers, hidden = SIZES[size]
-    path = folder / f"{version}-{size}.pth"
-    return write_random_checkpoint(
-        path, version, layers=layers, hidden_size=hidden, head_size=64, dtype=torch.float32
-    )  # fmt: skip
+    shape = {"layers": layers, "hidden_size": hidden, "head_size": 64}
+    return write_random_checkpoint(folder / f"{version}-{size}.pth", version, dtype=torch.float32, **shape)
 
 
 def run(
@@ -143,8 +142,13 @@ def run(
     Raises:
         InputError: a name is unknown, a number is below 1, or there is no such device.
     """
-    known = {"--versions": (versions, ("4", "5.0", "5.1", "5.2")), "--sizes": (sizes, (*SIZES, "bundled"))}
-    for option, (given, choices) in (known | {"--dtypes": (dtypes, STRATEGIES)}).items():
+    known: dict[str, tuple[Sequence[str], Sequence[str]]] = {
+        "--versions": (versions, tuple(VERSIONS)),
+        "--sizes": (sizes, (*SIZES, "bundled")),
+        "--dtypes": (dtypes, tuple(STRATEGIES)),
+        "--package-dtype": ([package_dtype] if package_dtype else [], tuple(STRATEGIES)),
+    }
+    for option, (given, choices) in known.items():
         if unknown := set(given) - set(choices):
             raise InputError(f"{option} has {min(unknown)}; choose of {', '.join(choices)}.")
     tokens = tokens or WORKS[work]

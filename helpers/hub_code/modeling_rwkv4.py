@@ -53,7 +53,8 @@ def add_decayed(earlier: Sums, log_decay: Tensor | float, later: Sums) -> Sums:
     maximum = maximum + log_decay
     top = torch.maximum(maximum, later_maximum).detach()
     old, new = torch.exp(maximum - top), torch.exp(later_maximum - top)
-    return old * numerator + new * later_numerator, old * denominator + new * later_denominator, top
+    numerator = torch.addcmul(new * later_numerator, old, numerator)
+    return numerator, torch.addcmul(new * later_denominator, old, denominator), top
 
 
 def wkv4_recurrent(
