@@ -141,6 +141,13 @@ def test_a_long_prompt_is_read_in_pieces(model, monkeypatch, keep, padding):
     assert len(seen) == 2 * 5
 
 
+def test_how_much_is_read_at_once():
+    """Of all rows together, as memory is; on a GPU, of wide models fewer; never less than a chunk."""
+    assert [rwkv_common.piece_size(rows, 768, "cpu") for rows in (0, 1, 3, 8, 1000)] == [2048, 2048, 640, 256, 64]
+    sizes = [rwkv_common.piece_size(rows, width, "cuda") for rows, width in ((1, 64), (1, 768), (1, 4096), (64, 4096))]
+    assert sizes == [16384, 16384, 4096, 64]
+
+
 MEMORY = """
 import sys; sys.path.insert(0, "tests")
 import resource, torch

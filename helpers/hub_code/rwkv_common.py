@@ -61,9 +61,8 @@ from .rwkv_inputs import (
 )
 from .rwkv_linear import HALF, RwkvLinear
 
-# a longer prompt is read in pieces when only its last logits are wanted; tokens of all rows together
-READ_AT_ONCE = 2048
-READ_AT_ONCE_GPU = 2**24  # divided by the hidden size: it is idle with little to do, and may have little memory
+READ_AT_ONCE = 2048  # tokens of all rows: a longer prompt is read in pieces when only its last logits are wanted
+READ_AT_ONCE_GPU = 16384  # a GPU is idle with little to do; fewer where the hidden size is over 1,024
 LOSS_OPTIONS = ("num_items_in_batch", "ignore_index", "shift_labels")  # of transformers' loss for causal models
 HALVE_EVERY = 6  # blocks: how often the residual stream is halved in fp16, as in the rwkv package, to stay below 65504
 
@@ -138,6 +137,12 @@ def last_token(x: Tensor, before: Tensor, lengths: Tensor | None) -> Tensor:
 def mix(x: Tensor, previous: Tensor, ratio: Tensor) -> Tensor:
     """Interpolate, channel by channel, between a token and the one before it: ``ratio x + (1 - ratio) previous``."""
     return torch.lerp(previous, x, ratio.to(x.dtype))
+
+
+def piece_size(rows: int, hidden_size: int, device: str) -> int:
+    """Return how many tokens of each row to read at once: whole chunks, so that memory stays within bounds."""
+    limit = READ_AT_ONCE if device == "cpu" else min(READ_AT_ONCE_GPU, READ_AT_ONCE_GPU * 1024 // hidden_size)
+    return max(limit // max(rows, 1) // 64, 1) * 64
 
 
 class RwkvMixer(nn.Module):
@@ -390,8 +395,7 @@ class RwkvForCausalLM(RwkvPreTrainedModel, RwkvGenerationMixin):
         Returns the inputs that are left, at least ``keep`` tokens, and the state before them.
         """
         some = next(iter(inputs.values()))
-        limit = READ_AT_ONCE if some.device.type == "cpu" else READ_AT_ONCE_GPU // self.config.hidden_size
-        size = max(limit // max(some.shape[0], 1) // 64, 1) * 64  # whole chunks
+        size = piece_size(some.shape[0], self.config.hidden_size, some.device.type)
         while min(x.shape[1] for x in inputs.values()) >= size + keep:
             piece = {name: x[:, :size] for name, x in inputs.items()}
             state = self.rwkv(**piece, state=state, use_cache=True).state
