@@ -4,7 +4,7 @@
     python -m helpers bench prefill --device cuda --dtypes bfloat16 --tokens 512 4096 16384
     python -m helpers bench write
 
-Weights are random, of the shapes of published models; ``bundled`` is the trained small one. Ours is the converted
+Weights are random, of the shapes of published models, or those of an included model, by its name. Ours is the converted
 directory as ``from_pretrained`` gives it. Both sides read the same ids into an empty state and return the last logits;
 to write, both continue from there with given ids, one token a step, without choosing. The package has no batches: it
 takes one row after the other. Loading is not timed, and each side runs once before.
@@ -27,7 +27,9 @@ import torch
 from torch import Tensor
 
 from ..atomic import write_text
-from ..checkpoints.bundled import bundled_checkpoint
+from ..checkpoints.bundled import BUNDLED_SHA256, bundled_checkpoint
+from ..checkpoints.files import load_checkpoint
+from ..checkpoints.format import describe
 from ..checkpoints.oracle import fp32_copy, load_oracle
 from ..checkpoints.synthetic import write_random_checkpoint
 from ..checkpoints.versions import VERSIONS
@@ -40,7 +42,6 @@ from .checks import check_counts, check_output
 from .lambada import machine, timed
 
 SIZES = {"0.1B": (12, 768), "0.4B": (24, 1024), "1.5B": (24, 2048)}  # layers and hidden size of published models
-BUNDLED = {"4": "rwkv4-world-mini", "5.0": "rwkv5-world-mini"}
 WORKS = {"prefill": (64, 512, 4096), "write": (32,)}  # and tokens a row, by default
 FIRST = 16  # tokens that are read before some are written
 
@@ -109,8 +110,8 @@ def measure(work: str, model: Any, oracle: Any, rows: int, tokens: int, repeat: 
 
 def checkpoint_of(version: str, size: str, folder: Path) -> Path:
     """Return a checkpoint in fp32, which the package needs to compute in fp32 from the first layer on."""
-    if size == "bundled":
-        return fp32_copy(bundled_checkpoint(BUNDLED[version]), folder)
+    if size in BUNDLED_SHA256:
+        return fp32_copy(bundled_checkpoint(size), folder)
     layers, hidden = SIZES[size]
     shape = {"layers": layers, "hidden_size": hidden, "head_size": 64}
     return write_random_checkpoint(folder / f"{version}-{size}.pth", version, dtype=torch.float32, **shape)
@@ -144,7 +145,7 @@ def run(
     """
     known: dict[str, tuple[Sequence[str], Sequence[str]]] = {
         "--versions": (versions, tuple(VERSIONS)),
-        "--sizes": (sizes, (*SIZES, "bundled")),
+        "--sizes": (sizes, (*SIZES, *BUNDLED_SHA256)),
         "--dtypes": (dtypes, tuple(STRATEGIES)),
         "--package-dtype": ([package_dtype] if package_dtype else [], tuple(STRATEGIES)),
     }
@@ -161,11 +162,11 @@ def run(
     torch.set_num_threads(threads)
     BUILD.mkdir(parents=True, exist_ok=True)
     results: list[dict] = []
-    for version, size in product(versions, sizes):
-        if size == "bundled" and version not in BUNDLED:
-            continue
+    shapes = [(version, size) for version, size in product(versions, sizes) if size in SIZES]
+    for version, size in shapes + [("", size) for size in sizes if size in BUNDLED_SHA256]:
         with tempfile.TemporaryDirectory(prefix="model-speed-", dir=BUILD) as scratch:
             checkpoint = checkpoint_of(version, size, Path(scratch))
+            version = describe(load_checkpoint(checkpoint)).version
             converted = convert(checkpoint, Path(scratch) / "converted", progress=False)
             oracle = load_oracle(checkpoint, f"{device} {strategy}", kernels=kernels)
             for dtype in dtypes:

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_model(parser: argparse.ArgumentParser, work: str) -> None:
     parser.add_argument("--versions", nargs="+", metavar="VERSION", help="of 4 5.0 5.1 5.2 (default: 5.0 5.2 4)")
-    parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="0.1B, 0.4B, 1.5B, bundled (default: 0.1B)")
+    parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="0.1B, 0.4B, 1.5B, rwkv5-world-mini (default: 0.1B)")
     parser.add_argument("--rows", nargs="+", type=int, metavar="N", help="in a batch (default: 1 8)")
     parser.add_argument("--tokens", nargs="+", type=int, metavar="N", help="of each row")
     parser.add_argument("--dtypes", nargs="+", metavar="DTYPE", help="of ours (default: float32 bfloat16)")
