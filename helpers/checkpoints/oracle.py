@@ -43,8 +43,10 @@ def in_fp32(weights: Checkpoint, name: str) -> Tensor:
     return torch.cat([piece.float() for piece in read_pieces(weights, name)]).view(weights[name].shape)
 
 
-def load_oracle(path: str | Path, strategy: str = "cpu fp32") -> Any:
+def load_oracle(path: str | Path, strategy: str = "cpu fp32", kernels: bool = False) -> Any:
     """Return ``rwkv.model.RWKV`` for a ``.pth`` file.
+
+    With ``kernels``, the package compiles its CUDA kernels, which takes a compiler and minutes. The first call decides.
 
     ``oracle.forward(ids, state, full_output)`` gives logits (T, V) or (V,) in fp32, and the state.
 
@@ -58,7 +60,7 @@ def load_oracle(path: str | Path, strategy: str = "cpu fp32") -> Any:
     if Path(path).suffix != ".pth":
         raise InputError(f"The rwkv package reads files that end in .pth only, and {path} does not; rename it.")
     os.environ["RWKV_JIT_ON"] = "1"
-    os.environ["RWKV_CUDA_ON"] = "0"
+    os.environ["RWKV_CUDA_ON"] = str(int(kernels))
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     from rwkv.model import RWKV  # reads the two variables above, and turns TF32 on for the whole process
 

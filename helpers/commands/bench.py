@@ -18,6 +18,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_serving(names.add_parser("serving", help=text, description=text))
     text = "encode texts on one thread, against BlinkDL's tokenizer, GPT-2's BPE, and WordPiece over whole texts"
     add_tokenizer(names.add_parser("tokenizer", help=text, description=text))
+    text = "read prompts, against the rwkv package"
+    add_model(names.add_parser("prefill", help=text, description=text), "prefill")
+    text = "continue texts token by token, against the rwkv package"
+    add_model(names.add_parser("write", help=text, description=text), "write")
+
+
+def add_model(parser: argparse.ArgumentParser, work: str) -> None:
+    parser.add_argument("--versions", nargs="+", metavar="VERSION", help="of 4 5.0 5.1 5.2 (default: 5.0 5.2 4)")
+    parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="0.1B, 0.4B, 1.5B, rwkv5-world-mini (default: 0.1B)")
+    parser.add_argument("--rows", nargs="+", type=int, metavar="N", help="in a batch (default: 1 8)")
+    parser.add_argument("--tokens", nargs="+", type=int, metavar="N", help="of each row")
+    parser.add_argument("--dtypes", nargs="+", metavar="DTYPE", help="of ours (default: float32 bfloat16)")
+    parser.add_argument("--package-dtype", help="default: float32 on a CPU, float16 on a GPU")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=2, help="of a CPU")
+    parser.add_argument("--repeat", type=int, default=5, help="runs of each side, of which the median counts")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="default: in benchmarks/results/")
+    if work == "write":
+        parser.add_argument("--compiled", action="store_true", help="record our step first, see compile_decoding")
+    parser.set_defaults(run=run_model, work=work, compiled=False)
 
 
 def add_conversion(parser: argparse.ArgumentParser) -> None:
@@ -114,3 +134,10 @@ def run_tokenizer(args: argparse.Namespace) -> None:
     from ..bench import tokenizer
 
     tokenizer.run(count=args.documents, **given(args, "data", "repeat", "out"))
+
+
+def run_model(args: argparse.Namespace) -> None:
+    from ..bench import model
+
+    names = ("versions", "sizes", "rows", "tokens", "dtypes", "package_dtype", "device", "threads", "repeat", "out")
+    model.run(args.work, **given(args, *names), compiled=args.compiled)
