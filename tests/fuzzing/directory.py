@@ -1,6 +1,7 @@
 """Converted directories: each command refuses one, or makes of it what a strict reader finds; no code of it runs."""
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -38,11 +39,11 @@ def prepare(folder: Path) -> list[Model]:
     import helpers.conversion.hub
     import helpers.generation.serve
     import helpers.lambada.run
-    import helpers.proof.verify  # noqa: F401  # before the forks, which then start at once
+    import helpers.proof.verify  # noqa: F401  # before the forks
 
     (folder / "passages.jsonl").write_text(PASSAGES)
     models = []
-    quick = ["export", "refresh", "push", "load"]
+    quick = ["export", "refresh", "push", "check", "load"]
     for version, rows, commands in (("4", 24, quick), ("5.2", 24, quick), ("5.0", 65536, [*quick, "lambada", "serve"])):
         path = write_random_checkpoint(
             folder / f"{version}.pth", version, hidden_size=16, head_size=8, vocab_size=rows, dtype=torch.float32
@@ -76,8 +77,8 @@ def judge(models: list[Model], case: Case, folder: Path) -> str:
     ending = COMMANDS[command](directory, folder)
     if canary.exists():
         raise Fault("code ran", f"of the directory, by {command}")
-    is_refused = refused(ending)
-    if is_refused or command in ("push", "load", "lambada", "serve"):
+    is_refused = refused(ending, *([1] if command == "check" else []))
+    if is_refused or command in ("push", "check", "load", "lambada", "serve"):
         check_unchanged(before, folder)
     if is_refused:
         if case.kind == "right":
@@ -85,7 +86,9 @@ def judge(models: list[Model], case: Case, folder: Path) -> str:
         return "refused"
     if command == "push":
         check_push(model, intact, directory, ending)
-    return "accepted"
+    if command == "check" and ending.code == 0 and (changed := certified_changes(intact, directory)):
+        raise Fault("wrong success", f"verify --check passes though {min(changed)} changed")
+    return "accepted" if ending.code == 0 else "refused"
 
 
 # the commands, each of which is compared with what a strict reader finds
@@ -131,12 +134,16 @@ def push(directory: Path, folder: Path) -> Ending:
     return run("push", directory, "me/model", "--dry-run")
 
 
+def check(directory: Path, folder: Path) -> Ending:
+    return run("verify", "--check", directory)
+
+
 def load(directory: Path, folder: Path) -> Ending:
-    """Load the model with this project's own classes, and compare its parameters."""
+    """Load the model, and compare its parameters."""
     from helpers.conversion.loading import load_model
 
     found: dict[str, Tensor] = {}
-    ending = as_command(lambda: found.update(load_model(directory, own_class=True).state_dict()))
+    ending = as_command(lambda: found.update(load_model(directory).state_dict()))
     if ending.code == 0:
         loaded = {pth_name(name): weight for name, weight in found.items()}
         compare(tensors(directory), loaded, "load_model", cast=True)
@@ -158,24 +165,27 @@ def serve(directory: Path, folder: Path) -> Ending:
     return as_command(start)
 
 
-COMMANDS = {"export": export, "refresh": refresh, "push": push, "load": load, "lambada": lambada, "serve": serve}
+COMMANDS = {"export": export, "refresh": refresh, "push": push, "check": check, "load": load, "lambada": lambada,
+            "serve": serve}  # fmt: skip
 
 
 def check_push(model: Model, intact: dict[str, str], directory: Path, ending: Ending) -> None:
     """Raise Fault if push would upload what does not belong to a model, or what its certificate is not about."""
-    names = [line.split(maxsplit=1)[1] for line in ending.out.splitlines() if line.startswith("  ")]
-    for name in names:
+    for name in re.findall(r"^ +[\d,]+  (.*)$", ending.out, re.MULTILINE):
         path = directory / name
         if path.is_symlink() or not path.resolve().is_relative_to(directory.resolve()):
             raise Fault("wrong success", f"push would upload the link {name}")
         if Path(name).parts[0] in directory_kinds.STRAY:
             raise Fault("wrong success", f"push would upload {name}")
-    now = listing(directory)
-    changed = [
-        name for name in intact.keys() | now.keys() if intact.get(name) != now.get(name) and name.endswith(CERTIFIED)
-    ]
-    if changed and model.sentence in ending.out:
+    if (changed := certified_changes(intact, directory)) and model.sentence in ending.out:
         raise Fault("wrong success", f"push says {model.sentence!r} though {min(changed)} changed")
+
+
+def certified_changes(intact: dict[str, str], directory: Path) -> list[str]:
+    """Return the files that a certificate should be about, and that are not as they were."""
+    now = listing(directory)
+    changed = (name for name in intact.keys() | now.keys() if intact.get(name) != now.get(name))
+    return [name for name in changed if name.endswith(CERTIFIED)]
 
 
 def compare(wanted: dict[str, Tensor], found: dict[str, Tensor], who: str, cast: bool = False) -> None:
@@ -211,8 +221,8 @@ def tensors(directory: Path) -> dict[str, Tensor]:
             names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
             files = [directory / name for name in names]
         else:
-            whole = torch.load(directory / "pytorch_model.bin", weights_only=True)
-            return {pth_name(name): weight for name, weight in whole.items()}
+            weights = torch.load(directory / "pytorch_model.bin", weights_only=True)
+            return {pth_name(name): weight for name, weight in weights.items()}
     except Exception as error:
         raise wrong(f"there are no weights: {error!r:.200}") from None
     found: dict[str, Tensor] = {}

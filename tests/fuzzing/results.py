@@ -72,6 +72,10 @@ def judge(base: None, case: Case, folder: Path) -> str:
     check_unchanged(before, folder)
     if is_refused:
         return "refused"
+    if ending.code == 1 and "FAILED" not in ending.out:
+        raise Fault("message", "exit code 1 without a reason")
+    if ending.code == 1 and "not finite" in ending.out:
+        return "refused"
     for path in paths:
         perplexity, accuracy = strict(path)
         for number in (f"{perplexity:.4f}", f"{accuracy:.4f}"):
