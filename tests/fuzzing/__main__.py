@@ -62,8 +62,8 @@ def repeat(case: Case, keep: Path | None) -> int:
     subject = SUBJECTS[case.subject]
     plain = judge.call
 
-    def shown(work):
-        ending = plain(work)
+    def shown(work, *limits):
+        ending = plain(work, *limits)
         print(f"exit code {ending.code}, grown by {ending.grown >> 20} MB\n{ending.out[:2000]}{ending.err[-2000:]}")
         return ending
 

@@ -53,7 +53,7 @@ def prepare(folder: Path) -> list[Model]:
         out = folder / f"model-{version}"
         for ending in (
             run("convert", *options, path, out),
-            run("verify", "--lengths", "3", "--seeds", "0", "--", path, out),
+            run("verify", "--lengths", "3", "--seeds", "0", "--", path, out, cpu=0),  # of whole vocabularies
         ):
             assert ending.code == 0, ending
         sentence = run("push", out, "me/model", "--dry-run").out.splitlines()[-1]
@@ -227,8 +227,8 @@ def tensors(directory: Path) -> dict[str, Tensor]:
         raise wrong(f"there are no weights: {error!r:.200}") from None
     found: dict[str, Tensor] = {}
     for file in files:
-        if file.resolve().parent != directory.resolve():
-            raise wrong(f"{file.name} leads out of the directory")
+        if file.parent != directory:  # a link is right: such are the files in the cache of the Hub
+            raise wrong(f"{file} leads out of the directory")
         for name, weight in strict_file(file).items():
             if pth_name(name) in found:
                 raise wrong(f"{name} is there twice")

@@ -50,16 +50,16 @@ class Ending:
         return [line for line in lines if line and not BAR.match(line)]
 
 
-def run(*arguments: str | Path) -> Ending:
+def run(*arguments: str | Path, cpu: float = CPU_SECONDS) -> Ending:
     """Run ``python -m helpers ARGUMENTS`` in this process; see :func:`call`."""
-    return call(lambda: cli.main([str(argument) for argument in arguments]))
+    return call(lambda: cli.main([str(argument) for argument in arguments]), cpu)
 
 
-def call(work: Callable[[], int]) -> Ending:
+def call(work: Callable[[], int], cpu: float = CPU_SECONDS) -> Ending:
     """Call ``work`` with its output caught, whoever writes it, and its time and memory limited and measured."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, redirected(1, out), redirected(2, err):
         before = start_of_memory()
-        limit_time(CPU_SECONDS, SECONDS)
+        limit_time(cpu, SECONDS)
         code = 70
         try:
             code = work()
