@@ -169,7 +169,7 @@ def use(client: Client, expected: dict[tuple[str, str], list[str]], record: Reco
 def run(
     clients: int = 50,
     minutes: float = 10,
-    threads: int = 2,
+    threads: int = 1,
     queue: int = 64,
     folder: Path | None = None,
     out: Path | None = None,
@@ -179,7 +179,7 @@ def run(
     Args:
         clients: how many ask at the same time.
         minutes: how long they go on.
-        threads: of the server's model.
+        threads: of the server's model; for one as small as the bundled, more wait for each other.
         queue: as of ``serve``.
         folder: a converted directory; by default the bundled RWKV-5.
         out: by default ``serving.json`` among the recorded results.

@@ -78,7 +78,7 @@ def add_decode(parser: argparse.ArgumentParser) -> None:
 def add_serving(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clients", type=int, default=50, help="how many ask at the same time")
     parser.add_argument("--minutes", type=float, default=10, help="how long they go on")
-    parser.add_argument("--threads", type=int, default=2, help="of the server's model")
+    parser.add_argument("--threads", type=int, default=1, help="of the server's model")
     parser.add_argument("--queue", type=int, default=64, help="requests that may wait, as of serve")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="a converted model (default: the bundled RWKV-5)")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="default: in benchmarks/results/")
