@@ -18,6 +18,7 @@ from ..atomic import write_text
 from ..checkpoints.files import sha256
 from ..checkpoints.intact import Checks
 from ..errors import InputError
+from ..paths import own_version
 from .names import CARD, RECORD
 
 NOT_RECORDED = (RECORD, CARD)  # the card gets a section from verify, and is edited by its readers
@@ -54,7 +55,7 @@ def write_record(folder: Path, sources: list[Path], checks: Checks) -> None:
         source=tuple(SourceFile(path.name, path.stat().st_size, checks.sha256(path) or "") for path in sources),
         files={path.name: checks.sha256(path) or sha256(path) for path in written},
         made_with={
-            "rwkv-world-hf-notebooks": version("rwkv-world-hf-notebooks"),
+            "rwkv-world-hf-notebooks": own_version(),
             "torch": torch.__version__,
             "transformers": version("transformers"),
         },

@@ -12,7 +12,7 @@ not recorded, the model computes as if nothing had been recorded, and says so on
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from operator import attrgetter, is_
 from threading import Lock
 from typing import Any, cast
@@ -68,7 +68,7 @@ def capture_graph(function: Callable[[], Results], pool: Any) -> tuple[Callable[
     Args:
         pool: of memory, shared by graphs that never run at the same time.
     """
-    stream = torch.cuda.Stream()
+    stream = recording_stream(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM_UPS):
@@ -78,6 +78,12 @@ def capture_graph(function: Callable[[], Results], pool: Any) -> tuple[Callable[
     with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
         results = function()
     return graph.replay, results
+
+
+@cache
+def recording_stream(device: int) -> Any:
+    """Return the stream of a GPU that all recordings use: cuBLAS keeps memory for each stream that it has seen."""
+    return torch.cuda.Stream(device)
 
 
 class Snapshot:
