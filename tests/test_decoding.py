@@ -31,8 +31,8 @@ def capture_plain(function):
     return replay, results
 
 
-def record_plain(model, batch_sizes, fuse):
-    return rwkv_decoding.record_with(capture_plain, model, batch_sizes, fuse)
+def record_plain(model, batch_sizes, fuse, prompt_pieces):
+    return rwkv_decoding.record_with(capture_plain, model, batch_sizes, fuse, prompt_pieces)
 
 
 @pytest.fixture
@@ -59,10 +59,10 @@ def said(monkeypatch):
     return sentences
 
 
-def pair(version, batch_sizes=(1, 2), dtype=torch.float32, **options):
+def pair(version, batch_sizes=(1, 2), dtype=torch.float32, prompt_pieces=(), **options):
     """Return a model as it is, and the same one recorded without a compiler: the results are equal bit for bit."""
     plain, recorded = (to_dtype(tiny_model(version, **options), dtype) for _ in range(2))
-    recorded.compile_decoding(batch_sizes, fuse=False)
+    recorded.compile_decoding(batch_sizes, fuse=False, prompt_pieces=prompt_pieces)
     return plain, recorded
 
 
@@ -152,6 +152,46 @@ def test_no_state_is_overwritten(version, on_cpu):
         assert all(map(torch.equal, other.state, expected.state))
         assert all(map(torch.equal, states[i], copies[i]))
     assert len(on_cpu) == 6 + 4
+
+
+@pytest.mark.parametrize("version", [*VERSIONS, "5.2 with time_state"])
+@pytest.mark.parametrize("length", [1, 7, 16, 23, 64, 100])
+def test_prompts_in_pieces(version, length, on_cpu, said):
+    """Padded rows, from nothing or from a state: logits and state as without, to the rounding of another split."""
+    version, *more = version.split()
+    plain, recorded = pair(version, prompt_pieces=(16, 64), **dict.fromkeys(more and ["has_time_state"], True))
+    ids = ids_of(length, rows=2)
+    mask = torch.ones_like(ids)
+    mask[1, : length // 3] = 0
+    state = None
+    with torch.no_grad():
+        for _ in range(2):  # the second time from the state of the first
+            words = {"attention_mask": mask, "use_cache": True, "logits_to_keep": 1}
+            expected, ours = (model(ids, state=state, **words) for model in (plain, recorded))
+            torch.testing.assert_close(ours.logits, expected.logits, atol=1e-4, rtol=1e-4)
+            for part, wanted in zip(ours.state, expected.state, strict=True):
+                torch.testing.assert_close(part, wanted, atol=1e-4, rtol=1e-4)
+            state = expected.state
+    assert len(on_cpu) >= 1 + (length > 1)
+    assert not said or length == 1
+
+
+def test_which_piece_comes_next():
+    sizes = (16, 64, 256)
+    assert [rwkv_decoding.next_piece(left, sizes) for left in (1, 16, 17, 33, 64, 100, 129, 1000)] == [
+        16, 16, 16, 64, 64, 64, 256, 256,
+    ]  # fmt: skip
+
+
+def test_prompts_of_generate_in_pieces(on_cpu, said):
+    plain, recorded = pair("5.2", prompt_pieces=(16, 64))
+    ids = ids_of(40, rows=2)
+    mask = torch.ones_like(ids)
+    mask[0, :9] = 0
+    words = ENDLESS | {"attention_mask": mask}
+    assert torch.equal(plain.generate(ids, **words), recorded.generate(ids, **words))
+    assert len(on_cpu) == 1 + 9  # the prompt as one piece of 64, and every step but the last token's
+    assert not said
 
 
 def read_in_steps(model, ids, prompt):
@@ -418,6 +458,20 @@ def test_graphs_write_the_same(version, dtype, options, said, exact_fp32):
     for model in (recorded, plain):
         set_seed(0)
         texts.append(model.generate(ids_of(12).cuda(), **ENDLESS | options).tolist())
+    assert texts[0] == texts[1]
+    assert not said
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("version", VERSIONS)
+def test_recorded_prompts_write_the_same(version, said, exact_fp32):
+    """In fp32, where another split of a prompt changes a logit by a few roundings only."""
+    plain, recorded = tiny_model(version, layers=7).cuda(), tiny_model(version, layers=7).cuda()
+    recorded.compile_decoding([2], fuse=False, prompt_pieces=(16, 64))
+    ids = ids_of(100, rows=2).cuda()
+    mask = torch.ones_like(ids)
+    mask[0, :30] = 0
+    texts = [model.generate(ids, attention_mask=mask, **ENDLESS).tolist() for model in (recorded, plain)]
     assert texts[0] == texts[1]
     assert not said
 

@@ -27,7 +27,7 @@ def small(tmp_path, monkeypatch):
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("work", ["prefill", "write"])
+@pytest.mark.parametrize("work", ["prefill", "decode"])
 def test_a_whole_run(work, small):
     out = small / "results" / "speed.json"
     options = ["--sizes", "rwkv4-world-mini", "rwkv5-world-mini", "--rows", "1", "2", "--tokens", "9"]
@@ -39,7 +39,7 @@ def test_a_whole_run(work, small):
     assert [(row["version"], row["dtype"], row["rows"]) for row in rows] == [
         (version, dtype, count) for version in ("4", "5.0") for dtype in ("float32", "bfloat16") for count in (1, 2)
     ]
-    tokens = 9 + (speed.FIRST if work == "write" else 0)
+    tokens = 9 + (speed.FIRST if work == "decode" else 0)
     for row in rows:
         assert row["package"] == "cpu fp32"
         assert row["relative_logit_difference"] < (1e-5 if row["dtype"] == "float32" else 5e-2)
@@ -70,5 +70,5 @@ def test_what_cannot_be_measured_is_refused(option, value, message, capsys, monk
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_missing_gpu_is_one_sentence(tmp_path, capsys):
-    assert cli.main(["bench", "write", "--device", "cuda", "--out", str(tmp_path / "out.json")]) == 2
+    assert cli.main(["bench", "prefill", "--device", "cuda", "--out", str(tmp_path / "out.json")]) == 2
     assert "Cannot use the device cuda" in capsys.readouterr().err

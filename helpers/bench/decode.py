@@ -1,7 +1,7 @@
 """Measure decoding on a GPU: a step as it is, recorded, and recorded with joined kernels, beside the ``rwkv`` package.
 
-    python -m helpers bench decode                                  # 0.1B and 1.5B shapes, batches of 1 and 64
-    python -m helpers bench decode --sizes 0.1B --versions 5.2
+    python -m helpers bench decode --device cuda  # 0.1B and 1.5B shapes, batches of 1 and 64
+    python -m helpers bench decode --device cuda --sizes 0.1B --versions 5.2
 
 The weights are random. Steps run in turn: the package's, then ours in each variant, again and again; the package has no
 batches, so its rows have one text. Three ways to write are measured, all greedy: ``step``, the model alone, whose
@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version as package_version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from ..checkpoints.versions import CheckpointInfo
 from ..conversion.configuration import language_model_class, model_config
 from ..conversion.loading import choose_device
 from ..errors import InputError
+from ..lambada.run import STRATEGIES
 from ..paths import BUILD, RESULTS
 from .checks import check_counts, check_output
 
@@ -228,8 +230,8 @@ def run(
     versions: Sequence[str] = VERSIONS,
     rows: Sequence[int] = (1, 64),
     variants: Sequence[str] = VARIANTS,
-    dtype: str = "float16",
-    count: int = 128,
+    dtypes: Sequence[str] = ("float16",),
+    tokens: Sequence[int] = (128,),
     repeat: int = 5,
     peer: bool = True,
     out: Path | None = None,
@@ -239,7 +241,7 @@ def run(
     Args:
         rows: batch sizes.
         variants: of ``VARIANTS``.
-        count: tokens of a run, each row.
+        dtypes: of our weights. tokens: of a run, each row.
         repeat: runs of each side.
         peer: measure the package too.
 
@@ -248,23 +250,25 @@ def run(
     """
     if unknown := set(sizes) - set(SIZES):
         raise InputError(f"There is no size {min(unknown)}; choose of {', '.join(SIZES)}.")
-    check_counts(count=count, repeat=repeat, rows=min(rows))
+    if unknown := set(versions) - set(VERSIONS):
+        raise InputError(f"There is no version {min(unknown)}; choose of {', '.join(VERSIONS)}.")
+    if unknown := set(dtypes) - set(STRATEGIES):
+        raise InputError(f"There is no dtype {min(unknown)}; choose of {', '.join(STRATEGIES)}.")
+    if unknown := set(variants) - set(VARIANTS):
+        raise InputError(f"There is no variant {min(unknown)}; choose of {', '.join(VARIANTS)}.")
+    check_counts(tokens=min(tokens), repeat=repeat, rows=min(rows))
     out = out or RESULTS / "decode_cuda.json"
     check_output(out)
     choose_device(DEVICE)
     BUILD.mkdir(parents=True, exist_ok=True)
     kernels = peer_kernels() if peer else None
     results: list[dict[str, Any]] = []
-    for size in sizes:
-        layers, hidden = SIZES[size]
-        for version in versions:
-            label = {"size": size, "version": version, "dtype": dtype}
-            measured = measure(checkpoint_info(version, layers, hidden), label, getattr(torch, dtype), rows, variants,
-                               count, repeat, kernels)  # fmt: skip
-            for row in measured:
-                results.append(row)
-                print(row, flush=True)
-            write_text(out, json.dumps({"machine": machine(kernels), "rows": results}, indent=2) + "\n")
-            gc.collect()
-            torch.cuda.empty_cache()
+    for size, version, dtype, count in product(sizes, versions, dtypes, tokens):
+        info, label = checkpoint_info(version, *SIZES[size]), {"size": size, "version": version, "dtype": dtype}
+        for row in measure(info, label, getattr(torch, dtype), rows, variants, count, repeat, kernels):
+            results.append(row)
+            print(row, flush=True)
+        write_text(out, json.dumps({"machine": machine(kernels), "rows": results}, indent=2) + "\n")
+        gc.collect()
+        torch.cuda.empty_cache()
     return results

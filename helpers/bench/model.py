@@ -2,11 +2,11 @@
 
     python -m helpers bench prefill --versions 5.2 --tokens 512 --rows 1 8
     python -m helpers bench prefill --device cuda --dtypes bfloat16 --tokens 512 4096 16384
-    python -m helpers bench write
+    python -m helpers bench decode
 
 Weights are random, of the shapes of published models, or those of an included model, by its name. Ours is the converted
 directory as ``from_pretrained`` gives it. Both sides read the same ids into an empty state and return the last logits;
-to write, both continue from there with given ids, one token a step, without choosing. The package has no batches: it
+to decode, both continue from there with given ids, one token a step, without choosing. The package has no batches: it
 takes one row after the other. Loading is not timed, and each side runs once before.
 """
 
@@ -42,7 +42,8 @@ from .checks import check_counts, check_output
 from .lambada import machine, timed
 
 SIZES = {"0.1B": (12, 768), "0.4B": (24, 1024), "1.5B": (24, 2048)}  # layers and hidden size of published models
-WORKS = {"prefill": (64, 512, 4096), "write": (32,)}  # and tokens a row, by default
+WORKS = {"prefill": (64, 512, 4096), "decode": (32,)}  # and tokens a row, by default
+PIECES = (64, 512, 2048)  # of prompts that are recorded
 FIRST = 16  # tokens that are read before some are written
 
 
@@ -53,7 +54,7 @@ def ours_reads(model: Any, ids: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def ours_writes(model: Any, ids: Tensor) -> Tensor:
+def ours_decodes(model: Any, ids: Tensor) -> Tensor:
     output = model(ids[:, :FIRST], use_cache=True, logits_to_keep=1)
     for step in range(FIRST, ids.shape[1]):
         output = model(ids[:, step : step + 1], state=output.state, use_cache=True, logits_to_keep=1)
@@ -64,7 +65,7 @@ def package_reads(oracle: Any, ids: Tensor) -> Tensor:
     return torch.stack([oracle.forward(row, None)[0] for row in ids.tolist()])
 
 
-def package_writes(oracle: Any, ids: Tensor) -> Tensor:
+def package_decodes(oracle: Any, ids: Tensor) -> Tensor:
     last = []
     for row in ids.tolist():
         logits, state = oracle.forward(row[:FIRST], None)
@@ -76,13 +77,13 @@ def package_writes(oracle: Any, ids: Tensor) -> Tensor:
 
 READERS: dict[str, tuple[Callable, Callable]] = {
     "prefill": (ours_reads, package_reads),
-    "write": (ours_writes, package_writes),
+    "decode": (ours_decodes, package_decodes),
 }
 
 
 def measure(work: str, model: Any, oracle: Any, rows: int, tokens: int, repeat: int, device: str) -> dict:
     """Return tokens a second of both sides: medians of ``repeat`` runs in turn, and all runs."""
-    count = tokens + FIRST if work == "write" else tokens
+    count = tokens + FIRST if work == "decode" else tokens
     vocab = model.config.vocab_size
     ids = torch.randint(1, min(vocab, 65530), (rows, count), generator=torch.Generator().manual_seed(0)).to(device)
     ours, package = READERS[work]
@@ -128,17 +129,17 @@ def run(
     device: str = "cpu",
     threads: int = 2,
     repeat: int = 5,
-    compiled: bool = False,
+    recorded: str | None = None,
     out: Path | None = None,
 ) -> list[dict]:
     """Measure; write and return a row for each version, size, dtype, number of rows and of tokens.
 
     Args:
-        work: ``prefill`` or ``write``. rows: in a batch. tokens: of each row, read or written.
+        work: ``prefill`` or ``decode``. rows: in a batch. tokens: of each row, read or written.
         package_dtype: by default float32 on a CPU, float16 on a GPU.
         threads: of a CPU. repeat: runs of each side.
-        compiled: record our step with ``compile_decoding`` before it is measured.
-        out: by default ``model_prefill_cpu.json`` and so on among the recorded results.
+        recorded: ``graph`` or ``fused``: record prompts of ours with ``compile_decoding`` before, on a GPU.
+        out: by default ``prefill_cpu.json`` and so on among the recorded results.
 
     Raises:
         InputError: a name is unknown, a number is below 1, or there is no such device.
@@ -154,7 +155,7 @@ def run(
             raise InputError(f"{option} has {min(unknown)}; choose of {', '.join(choices)}.")
     tokens = tokens or WORKS[work]
     check_counts(rows=min(rows), tokens=min(tokens), threads=threads, repeat=repeat)
-    out = out or RESULTS / f"model_{work}_{device}.json"
+    out = out or RESULTS / f"{work}_{device}.json"
     check_output(out)
     gpu = choose_device(device) == "cuda"
     kernels = gpu and shutil.which("nvcc") is not None  # without a compiler the package runs plain PyTorch
@@ -171,16 +172,17 @@ def run(
             oracle = load_oracle(checkpoint, f"{device} {strategy}", kernels=kernels)
             for dtype in dtypes:
                 model = load_model(converted, dtype=getattr(torch, dtype), device=device)
-                if compiled:
-                    model.compile_decoding(batch_sizes=tuple(rows))
+                if recorded:
+                    model.compile_decoding(rows, fuse=recorded == "fused", prompt_pieces=PIECES)
                 for batch, count in product(rows, tokens):
-                    label = {"version": version, "size": size, "dtype": dtype, "package": f"{device} {strategy}"}
+                    label = {"version": version, "size": size, "dtype": dtype, "recorded": recorded}
+                    label["package"] = f"{device} {strategy}"
                     results.append(label | measure(work, model, oracle, batch, count, repeat, device))
                     print({key: value for key, value in results[-1].items() if key != "runs"}, flush=True)
                 del model
                 gc.collect()
             del oracle
-        info = machine(device) | {"processor": processor(), "package_kernels": kernels, "compiled": compiled}
+        info = machine(device) | {"processor": processor(), "package_kernels": kernels}
         write_text(out, json.dumps({"machine": info, "rows": results}, indent=2) + "\n")
     return results
 

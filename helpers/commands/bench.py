@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-from . import DTYPES
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
@@ -12,32 +10,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_conversion(names.add_parser("conversion", help=text, description=text))
     text = "score LAMBADA in batches, against the article's loop over the rwkv package"
     add_lambada(names.add_parser("lambada", help=text, description=text))
-    text = "decode on a GPU, as it is and after compile_decoding, against the rwkv package"
-    add_decode(names.add_parser("decode", help=text, description=text))
     text = "let many clients use serve at once: what is lost, and does its memory grow?"
     add_serving(names.add_parser("serving", help=text, description=text))
     text = "encode texts on one thread, against BlinkDL's tokenizer, GPT-2's BPE, and WordPiece over whole texts"
     add_tokenizer(names.add_parser("tokenizer", help=text, description=text))
     text = "read prompts, against the rwkv package"
-    add_model(names.add_parser("prefill", help=text, description=text), "prefill")
-    text = "continue texts token by token, against the rwkv package"
-    add_model(names.add_parser("write", help=text, description=text), "write")
+    add_prefill(names.add_parser("prefill", help=text, description=text))
+    text = "write token by token, against the rwkv package; on a GPU also after compile_decoding"
+    add_decode(names.add_parser("decode", help=text, description=text))
 
 
-def add_model(parser: argparse.ArgumentParser, work: str) -> None:
-    parser.add_argument("--versions", nargs="+", metavar="VERSION", help="of 4 5.0 5.1 5.2 (default: 5.0 5.2 4)")
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--versions", nargs="+", metavar="VERSION", help="of RWKV (default: 5.0 5.2 4)")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="0.1B, 0.4B, 1.5B, rwkv5-world-mini (default: 0.1B)")
-    parser.add_argument("--rows", nargs="+", type=int, metavar="N", help="in a batch (default: 1 8)")
+    parser.add_argument(
+        "--rows", nargs="+", type=int, metavar="N", help="in a batch (default: 1 8; 1 64 to decode on a GPU)"
+    )
     parser.add_argument("--tokens", nargs="+", type=int, metavar="N", help="of each row")
     parser.add_argument("--dtypes", nargs="+", metavar="DTYPE", help="of ours (default: float32 bfloat16)")
-    parser.add_argument("--package-dtype", help="default: float32 on a CPU, float16 on a GPU")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=2, help="of a CPU")
-    parser.add_argument("--repeat", type=int, default=5, help="runs of each side, of which the median counts")
+    parser.add_argument("--threads", type=int, help="of a CPU (default: 2)")
+    parser.add_argument("--repeat", type=int, help="runs of each side, of which the median counts (default: 5)")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="default: in benchmarks/results/")
-    if work == "write":
-        parser.add_argument("--compiled", action="store_true", help="record our step first, see compile_decoding")
-    parser.set_defaults(run=run_model, work=work, compiled=False)
+
+
+def add_prefill(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument("--package-dtype", help="default: float32 on a CPU, float16 on a GPU")
+    parser.add_argument("--recorded", choices=("graph", "fused"), help="on a GPU: after compile_decoding")
+    parser.set_defaults(run=run_prefill)
 
 
 def add_conversion(parser: argparse.ArgumentParser) -> None:
@@ -64,14 +65,8 @@ def add_lambada(parser: argparse.ArgumentParser) -> None:
 
 
 def add_decode(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="0.1B, 1.5B (default: both)")
-    parser.add_argument("--versions", nargs="+", metavar="VERSION", help="of RWKV (default: 4 5.0 5.2)")
-    parser.add_argument("--rows", nargs="+", type=int, metavar="N", help="batch sizes (default: 1 64)")
-    parser.add_argument("--variants", nargs="+", metavar="VARIANT", help="eager, graph, fused (default: all)")
-    parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: float16, as the package has)")
-    parser.add_argument("--count", type=int, help="tokens of a run (default: 128)")
-    parser.add_argument("--repeat", type=int, help="runs of each side, of which the median counts (default: 5)")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="default: in benchmarks/results/")
+    add_model(parser)
+    parser.add_argument("--variants", nargs="+", metavar="VARIANT", help="on a GPU: eager, graph, fused (default: all)")
     parser.set_defaults(run=run_decode)
 
 
@@ -116,9 +111,13 @@ def run_lambada(args: argparse.Namespace) -> None:
 
 
 def run_decode(args: argparse.Namespace) -> None:
-    from ..bench import decode
+    from ..bench import decode, model
 
-    decode.run(**given(args, "sizes", "versions", "rows", "variants", "dtype", "count", "repeat", "out"))
+    if args.device == "cuda":
+        options = given(args, "sizes", "versions", "rows", "variants", "tokens", "dtypes", "repeat", "out")
+        decode.run(**options)
+    else:
+        model.run("decode", **given(args, "versions", "sizes", "rows", "tokens", "dtypes", "threads", "repeat", "out"))
 
 
 def run_serving(args: argparse.Namespace) -> int:
@@ -136,8 +135,19 @@ def run_tokenizer(args: argparse.Namespace) -> None:
     tokenizer.run(count=args.documents, **given(args, "data", "repeat", "out"))
 
 
-def run_model(args: argparse.Namespace) -> None:
+def run_prefill(args: argparse.Namespace) -> None:
     from ..bench import model
 
-    names = ("versions", "sizes", "rows", "tokens", "dtypes", "package_dtype", "device", "threads", "repeat", "out")
-    model.run(args.work, **given(args, *names), compiled=args.compiled)
+    names = (
+        "versions",
+        "sizes",
+        "rows",
+        "tokens",
+        "dtypes",
+        "package_dtype",
+        "device",
+        "threads",
+        "repeat",
+        "recorded",
+    )
+    model.run("prefill", **given(args, *names, "out"))

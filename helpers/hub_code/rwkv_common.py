@@ -438,9 +438,9 @@ class RwkvForCausalLM(RwkvDecodingMixin, RwkvPreTrainedModel, RwkvGenerationMixi
         boundaries = {"position_ids": position_ids, "seq_idx": seq_idx, "cu_seq_lens_q": cu_seq_lens_q}
         may_be_packed = any(boundary is not None for boundary in boundaries.values())
         with_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        if self._decoding is not None and state is not None and tokens.shape[1] == 1:
-            asked = boundaries | {"attention_mask": mask, "labels": labels, "inputs_embeds": inputs_embeds}
-            recorded = self._decode(tokens, state, use_cache, logits_to_keep, asked | {"hidden states": with_hidden})
+        if self._decoding is not None:
+            asked = boundaries | {"labels": labels, "inputs_embeds": inputs_embeds, "hidden states": with_hidden}
+            recorded = self._decode(tokens, mask, state, use_cache, logits_to_keep, asked)
             if recorded is not None:
                 result = RwkvCausalLMOutput(logits=recorded[0], state=recorded[1])
                 return result.to_tuple() if return_dict is False else result

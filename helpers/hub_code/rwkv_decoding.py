@@ -7,17 +7,20 @@ joins small kernels, and a CUDA graph starts all of them at once. A graph reads 
 So a step copies tokens and state in, replays the graph, and copies logits and state out: what a caller is given, or
 has given, is never overwritten, and any number of texts can be written in turn.
 
+Prompts can be recorded, too, in pieces of a few fixed lengths: the last one is filled up with padding.
+
 The step is the model's own forward. When something that it depends on has changed since, or a call asks for what was
 not recorded, the model computes as if nothing had been recorded, and says so once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from operator import attrgetter, is_
 from threading import Lock
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils import logging
 
@@ -33,7 +36,7 @@ COMPILER_OPTIONS: dict[str, Any] = {"emulate_precision_casts": True}
 RECOMPILE_LIMIT = 256  # of torch.compile, which counts each batch size and each model of a process
 
 Results = tuple[Tensor, ...]  # logits (B, 1, V), and the three tensors of the state
-Function = Callable[..., Results]  # of ids (B, 1) and the three tensors of the state
+Function = Callable[..., Results]  # of ids (B, 1), or ids and mask of a piece, and the three tensors of the state
 Capture = Callable[[Callable[[], Results]], tuple[Callable[[], None], Results]]  # see capture_graph
 
 
@@ -42,7 +45,7 @@ class RecordedStep:
 
     Args:
         function: computes the step.
-        inputs: ids (B, 1) and the three tensors of a state, of the shapes, dtypes and device that count from now on.
+        inputs: of ``function``, of the shapes, dtypes and device that count from now on.
         capture: see :func:`capture_graph`.
     """
 
@@ -143,13 +146,26 @@ def is_hooked(model: Any) -> bool:
 
 
 class Decoding:
-    """The recorded steps of a model, by batch size. They are used by one thread at a time.
+    """The recorded steps and pieces of prompts of a model. They are used by one thread at a time.
 
     A copy of a model, by ``deepcopy`` or ``pickle``, has none.
+
+    Args:
+        steps: by batch size.
+        pieces: by batch size, then by length, the shortest first.
+        starts: the state of no tokens, by batch size.
     """
 
-    def __init__(self, steps: dict[int, RecordedStep], snapshot: Snapshot, device: torch.device):
-        self.steps, self.snapshot, self.device = steps, snapshot, device
+    def __init__(
+        self,
+        steps: dict[int, RecordedStep],
+        pieces: dict[int, dict[int, RecordedStep]],
+        starts: dict[int, State],
+        snapshot: Snapshot,
+        device: torch.device,
+    ):
+        self.steps, self.pieces, self.starts = steps, pieces, starts
+        self.snapshot, self.device = snapshot, device
         self.lock = Lock()
         self.stream = current_stream(device)
         self.said: set[str] = set()
@@ -160,7 +176,7 @@ class Decoding:
     def __reduce__(self) -> tuple:
         return type(None), ()
 
-    def obstacle(self, tokens: Tensor, state: State) -> str | None:
+    def obstacle(self, tokens: Tensor, state: State | None) -> str | None:
         """Return why these tokens cannot be answered by a recorded step now, or None."""
         if torch.is_grad_enabled():
             return "gradients are recorded, which torch.no_grad() prevents"
@@ -168,7 +184,8 @@ class Decoding:
             return "autocast is on"
         if len(tokens) not in self.steps:
             return f"this batch has {len(tokens)} rows, and batch_sizes has {', '.join(map(str, self.steps))}"
-        if tokens.device != self.device or not self.steps[len(tokens)].fits((tokens, *state)):
+        step, one = self.steps[len(tokens)], tokens[:, :1]
+        if tokens.device != self.device or not step.fits((one, *(state or self.starts[len(tokens)]))):
             return "ids or state have another shape than the model's, or are on another device"
         return None
 
@@ -180,6 +197,21 @@ class Decoding:
         with self.lock:
             self.join_stream()
             logits, time_shift, wkv, channel_shift = self.steps[len(tokens)]((tokens, *state))
+            return (logits, (time_shift, wkv, channel_shift)) if self.snapshot.holds() else None
+
+    def read(self, tokens: Tensor, mask: Tensor | None, state: State | None) -> tuple[Tensor, State] | None:
+        """Return the last logits (B, 1, V) and the state after a prompt, or None if the model has changed."""
+        mask = torch.ones_like(tokens) if mask is None else mask
+        time_shift, wkv, channel_shift = self.starts[len(tokens)] if state is None else state
+        pieces = self.pieces[len(tokens)]
+        with self.lock:
+            self.join_stream()
+            while tokens.shape[1]:
+                size = next_piece(tokens.shape[1], pieces)
+                padding = (max(size - tokens.shape[1], 0), 0)
+                inputs = [F.pad(x[:, :size], padding) for x in (tokens, mask)]
+                logits, time_shift, wkv, channel_shift = pieces[size]((*inputs, time_shift, wkv, channel_shift))
+                tokens, mask = tokens[:, size:], mask[:, size:]
             return (logits, (time_shift, wkv, channel_shift)) if self.snapshot.holds() else None
 
     def join_stream(self) -> None:
@@ -196,6 +228,13 @@ class Decoding:
             logger.warning(sentence)
 
 
+def next_piece(left: int, sizes: Iterable[int]) -> int:
+    """Return how many tokens to read next: all, where less than half is padding then, or as many as fit at once."""
+    shorter = [size for size in sizes if size <= left]
+    fitting = [size for size in sizes if left <= size < 2 * left]
+    return min(fitting) if fitting else max(shorter, default=min(sizes))
+
+
 def current_stream(device: torch.device) -> Any:
     """Return the stream of a GPU; None of a CPU."""
     return torch.cuda.current_stream(device) if device.type == "cuda" else None
@@ -206,7 +245,9 @@ class RwkvDecodingMixin:
 
     _decoding: Decoding | None = None
 
-    def compile_decoding(self, batch_sizes: Sequence[int] = (1,), fuse: bool = True) -> None:
+    def compile_decoding(
+        self, batch_sizes: Sequence[int] = (1,), fuse: bool = True, prompt_pieces: Sequence[int] = ()
+    ) -> None:
         """Make single steps faster on an NVIDIA GPU, for ``generate`` and any other call with one token a row.
 
         Steps of these batch sizes are recorded now, which takes up to a minute each, and used wherever they fit: in
@@ -217,19 +258,23 @@ class RwkvDecodingMixin:
             batch_sizes: how many rows decode together; with beams or several samples, each counts as a row.
             fuse: join small kernels with torch.compile, which is faster. Without it, each step is bit for bit what it
                 was; with it, results differ by roundings, so two tokens of almost the same probability may swap.
+            prompt_pieces: lengths in tokens, such as ``(64, 512)``: record the reading of prompts as well, in pieces of
+                these lengths, with or without padding. Used where only the last logits are wanted, as in ``generate``.
 
         Raises:
-            ValueError: a batch size is below 1, or there is none.
+            ValueError: a batch size or a length is below 1, or there is no batch size.
         """
         if not batch_sizes or min(batch_sizes) < 1:
             raise ValueError(f"batch_sizes is {batch_sizes}: give numbers of rows from 1 on")
+        if prompt_pieces and min(prompt_pieces) < 1:
+            raise ValueError(f"prompt_pieces is {prompt_pieces}: give numbers of tokens from 1 on")
         self._decoding = None
         if reason := self._no_recording():
             logger.warning(f"Decoding is not compiled: {reason}.")
             return
         try:
             with torch.inference_mode(False), torch.no_grad():
-                self._decoding = record(self, sorted(set(batch_sizes)), fuse)
+                self._decoding = record(self, sorted(set(batch_sizes)), fuse, sorted(set(prompt_pieces)))
         except RuntimeError as error:  # no memory is left, or a layer does what cannot be recorded
             logger.warning(f"Decoding is not compiled: {first_line(error)}.")
 
@@ -249,9 +294,15 @@ class RwkvDecodingMixin:
         return None
 
     def _decode(
-        self, tokens: Tensor, state: State, use_cache: bool | None, keep: int | Tensor, asked: dict[str, Any]
+        self,
+        tokens: Tensor,
+        mask: Tensor | None,
+        state: State | None,
+        use_cache: bool | None,
+        keep: int | Tensor,
+        asked: dict[str, Any],
     ) -> tuple[Tensor, State] | None:
-        """Return logits and state after one more token a row, or None if the model itself has to compute them.
+        """Return the last logits and the state after these tokens, or None if the model itself has to compute them.
 
         Args:
             use_cache, keep: ``use_cache`` and ``logits_to_keep`` of the call.
@@ -260,6 +311,11 @@ class RwkvDecodingMixin:
         decoding, model = self._decoding, cast(Any, self)
         if decoding is None or torch.compiler.is_compiling():
             return None
+        is_step = tokens.shape[1] == 1 and state is not None
+        if not is_step and not (decoding.pieces and isinstance(keep, int) and keep == 1):
+            return None
+        if is_step:
+            asked = asked | {"attention_mask": mask}
         more = [name for name, value in asked.items() if value is not None and value is not False]
         reason: str | None
         if more or not isinstance(keep, int) or keep < 0:
@@ -271,7 +327,7 @@ class RwkvDecodingMixin:
         if reason:
             decoding.say(f"Decoding goes on without compile_decoding: {reason}.")
             return None
-        results = decoding.run(tokens, state)
+        results = decoding.run(tokens, state) if is_step and state else decoding.read(tokens, mask, state)
         if results is None:
             self._decoding = None
             decoding.say("Decoding goes on without compile_decoding: the model has changed since; call it again.")
@@ -285,24 +341,52 @@ class RwkvDecodingMixin:
         return super()._apply(*args, **kwargs)  # type: ignore[misc]
 
 
-def record(model: Any, batch_sizes: list[int], fuse: bool) -> Decoding:
+def record(model: Any, batch_sizes: list[int], fuse: bool, prompt_pieces: list[int]) -> Decoding:
     """Record steps of a model on one GPU; all batch sizes share the memory for what is between inputs and results."""
     pool = torch.cuda.graph_pool_handle()
     with torch.cuda.device(model.device):
-        return record_with(partial(capture_graph, pool=pool), model, batch_sizes, fuse)
+        return record_with(partial(capture_graph, pool=pool), model, batch_sizes, fuse, prompt_pieces)
 
 
-def record_with(capture: Capture, model: Any, batch_sizes: list[int], fuse: bool) -> Decoding:
-    """Record steps of a model by ``capture``."""
-    steps = {}
+def record_with(
+    capture: Capture, model: Any, batch_sizes: list[int], fuse: bool, prompt_pieces: Sequence[int] = ()
+) -> Decoding:
+    """Record steps and pieces of prompts of a model by ``capture``."""
+
+    def recorded(function: Function, *inputs: Tensor) -> RecordedStep:
+        return RecordedStep(fused(function, inputs) if fuse else function, inputs, capture)
+
+    steps, starts = {}, {}
+    pieces: dict[int, dict[int, RecordedStep]] = {}
     for rows in batch_sizes:
         ids = torch.zeros(rows, 1, dtype=torch.int64, device=model.device)
-        inputs = ids, *(x.clone() for x in model.rwkv(ids, use_cache=True).state)
-        function = step_of(model)
-        if fuse:
-            function = fused(function, inputs)
-        steps[rows] = RecordedStep(function, inputs, capture)
-    return Decoding(steps, Snapshot(model), model.device)
+        steps[rows] = recorded(step_of(model), ids, *(x.clone() for x in model.rwkv(ids, use_cache=True).state))
+        starts[rows] = state_of_no_tokens(model, rows)
+        if prompt_pieces:
+            pieces[rows] = {}
+        for length in prompt_pieces:
+            ids, mask = (torch.ones(rows, length, dtype=torch.int64, device=model.device) for _ in range(2))
+            state = model.rwkv(ids, use_cache=True).state
+            pieces[rows][length] = recorded(piece_of(model), ids, mask, *(x.clone() for x in state))
+    return Decoding(steps, pieces, starts, Snapshot(model), model.device)
+
+
+def state_of_no_tokens(model: Any, rows: int) -> State:
+    """Return the state in which every block starts by itself when it is given none."""
+    wkv = torch.stack([block.attention.initial_wkv(rows) for block in model.rwkv.blocks], dim=1)
+    shift = wkv.new_zeros(rows, wkv.shape[1], model.config.hidden_size)
+    return shift, wkv, shift
+
+
+def piece_of(model: Any) -> Function:
+    """Return the model's own forward for a piece of a prompt, with a mask, as a function of tensors."""
+
+    def piece(ids: Tensor, mask: Tensor, time_shift: Tensor, wkv: Tensor, channel_shift: Tensor) -> Results:
+        state = time_shift, wkv, channel_shift
+        output = model.rwkv(ids, attention_mask=mask, state=state, use_cache=True, output_hidden_states=False)
+        return model.head(output.last_hidden_state[:, -1:]), *output.state
+
+    return piece
 
 
 def step_of(model: Any) -> Function:
