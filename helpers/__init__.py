@@ -9,7 +9,7 @@ One folder is one room, with a face that says what it is for. Imports point down
     generation  lambada
     conversion                              .pth -> model directory and back
     tokenizer   checkpoints
-    atomic                                  files that appear complete or not at all
+    atomic      inputs                      files that appear complete or not at all; a look at what is read
     hub_code    errors  paths               hub_code travels with a converted model and imports nothing from here
 
 The notebooks import these rooms and show their code; ``python -m helpers`` is the same functions from a shell.

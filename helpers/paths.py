@@ -1,5 +1,7 @@
 """Where things are, independent of the working directory."""
 
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -14,6 +16,14 @@ DATA = ROOT / "data" if IS_CHECKOUT else PACKAGE / "data"  # an installed packag
 # everything that a run makes: in a checkout in a folder that git ignores, else in the user's cache
 BUILD = ROOT / "build" if IS_CHECKOUT else user_cache_path("rwkv-world-hf")
 RESULTS = (ROOT if IS_CHECKOUT else BUILD) / "benchmarks" / "results"  # recorded measurements
+
+
+def own_version() -> str:
+    """Return the version of this project, also where a checkout is used without being installed."""
+    try:
+        return version("rwkv-world-hf-notebooks")
+    except PackageNotFoundError:
+        return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
 
 
 def shown(path: str | Path) -> str:

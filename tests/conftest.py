@@ -8,6 +8,10 @@ from helpers.checkpoints.synthetic import write_random_checkpoint
 from helpers.conversion.directory import convert
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz", type=int, default=300, metavar="N", help="files that test_fuzz.py tries (default: 300)")
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file in one process, where they share fixtures, but those of each notebook in one of its own.

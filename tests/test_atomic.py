@@ -1,6 +1,8 @@
 """Output directories: complete or not there, in odd places, with two writers, and after a process was killed."""
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -110,11 +112,19 @@ def test_a_target_that_appears_meanwhile_is_kept(tmp_path):
     assert listing(tmp_path) == ["out", "out/other"]
 
 
+def left_by_a_killed_process(target):
+    """Leave a working folder as a process does that is killed while it writes."""
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom helpers.atomic import new_directory\n"
+        "with new_directory(Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'half').touch()\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(target)]).returncode < 0
+    assert atomic.has_mark(atomic.working_path(target))
+
+
 def test_what_a_killed_process_left_is_cleared(tmp_path):
-    left = tmp_path / ".out.partial" / "inner"
-    left.mkdir(parents=True)
-    (left / "half").touch()
-    (left.parent / "half").touch()
+    left_by_a_killed_process(tmp_path / "out")
     write(tmp_path / "out")
     assert listing(tmp_path) == ["out", "out/file", "out/inner", "out/inner/file"]
     other = tmp_path / "precious"
@@ -124,6 +134,122 @@ def test_what_a_killed_process_left_is_cleared(tmp_path):
     with pytest.raises(InputError, match="Cannot write"):
         write(tmp_path / "again")
     assert (other / "file").exists()
+
+
+@pytest.mark.parametrize("mark", [None, "", "mine", atomic.MARK_TEXT[:20], "link"])
+def test_a_folder_that_is_not_ours_is_left_alone(mark, tmp_path):
+    """Its name is that of a working folder, but it does not carry the mark, or only something like it."""
+    theirs = tmp_path / ".out.partial"
+    (theirs / "inner").mkdir(parents=True)
+    (theirs / "inner" / "file").write_text("precious")
+    if mark == "link":
+        (tmp_path / "mark").write_text(atomic.MARK_TEXT)
+        (theirs / atomic.MARK).symlink_to(tmp_path / "mark")
+    elif mark:
+        (theirs / atomic.MARK).write_text(mark)
+    before = listing(tmp_path)
+    with pytest.raises(InputError, match=r"\.out\.partial holds .*, which this program did not put there"):
+        write(tmp_path / "out")
+    assert listing(tmp_path) == before
+    assert (theirs / "inner" / "file").read_text() == "precious"
+
+
+def test_a_process_killed_while_it_made_the_mark(tmp_path):
+    for content in ([], [atomic.MARK]):
+        (tmp_path / ".out.partial").mkdir()
+        for name in content:
+            (tmp_path / ".out.partial" / name).touch()
+        write(tmp_path / "out")
+        assert listing(tmp_path) == ["out", "out/file", "out/inner", "out/inner/file"]
+        shutil.rmtree(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nul\0", "null"),
+        ("loop", "loop|links|already exists"),
+        ("loop/out", "loop|links"),
+        ("missing/../out", "missing is no directory; give the path without"),
+        ("a/./missing/../out", "a/missing is no directory"),
+        ("file/../out", "file is no directory"),
+    ],
+)
+def test_paths_that_nothing_can_have(name, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    Path("file").touch()
+    for writer in (new_directory, new_file, replaced_directory):
+        with pytest.raises(InputError, match=message), writer(Path(name)):
+            pass
+    assert listing(tmp_path) == ["file", "loop"]
+    Path("real").mkdir()
+    write("real/./../out")
+    assert listing(tmp_path / "out") == ["file", "inner", "inner/file"]
+
+
+def test_an_owned_folder(tmp_path):
+    """It stays as it was, its parents too, unless something was put there; a second owner is refused."""
+    target = tmp_path / "a" / "out"
+    with atomic.owned_folder(target) as folder:
+        atomic.claim(folder)
+        with pytest.raises(InputError, match="Another process is writing"), atomic.owned_folder(target):
+            pass
+    assert listing(tmp_path) == []
+    (tmp_path / "mine").mkdir()
+    with atomic.owned_folder(tmp_path / "mine"):
+        pass
+    with atomic.owned_folder(target) as folder:
+        atomic.claim(folder)
+        (folder / "file").touch()
+    assert listing(tmp_path) == ["a", "a/out", f"a/out/{atomic.MARK}", "a/out/file", "mine"]
+    (target / atomic.MARK).unlink()
+    with (
+        pytest.raises(InputError, match="holds file, which this program did not"),
+        atomic.owned_folder(target) as folder,
+    ):
+        atomic.claim(folder, ["model.pth", "f*"])
+    with atomic.owned_folder(target) as folder:
+        atomic.claim(folder, ["model.pth"])
+    assert not atomic.has_mark(target), "nothing was put there"
+    with atomic.owned_folder(target) as folder:
+        atomic.claim(folder, ["model.pth"])
+        (folder / "model.pth").touch()
+    assert atomic.has_mark(target)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks a process")
+def test_a_fork_does_not_hold_a_lock(tmp_path):
+    """Or else what a killed process started would keep the next one out."""
+    ready, running = os.pipe()
+    with atomic.locked(tmp_path / "out", tmp_path / "out"):
+        child = os.fork()
+        if child == 0:
+            os.write(running, b"!")
+            signal.alarm(60)
+            signal.pause()
+            os._exit(0)
+    try:
+        assert os.read(ready, 1) == b"!"
+        with atomic.locked(tmp_path / "out", tmp_path / "out"):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_scratch_folders(tmp_path):
+    """Those of killed processes are removed; those of living ones, and of others, are left."""
+    left_by_a_killed_process(tmp_path / "verify-1")
+    (tmp_path / ".verify-2.partial").mkdir()
+    (tmp_path / ".verify-2.partial" / "file").touch()
+    with atomic.working_folder(tmp_path / "verify-3") as living:
+        with atomic.scratch_folder(tmp_path, "verify") as folder:
+            assert list(folder.iterdir()) == []
+            (folder / "large").touch()
+            assert living.exists()
+        assert living.exists()
+    assert listing(tmp_path) == [".verify-2.partial", ".verify-2.partial/file"]
 
 
 def replace(target, text="new", at_the_end=lambda: None):
@@ -148,11 +274,26 @@ def test_a_directory_is_replaced(can_exchange, tmp_path, monkeypatch):
     assert (target / "file").read_text() == "new"
 
 
-def test_a_process_killed_between_two_renames(tmp_path):
-    """Where directories cannot be exchanged in one step, the old one waits under another name."""
+@pytest.mark.parametrize("end", [KeyboardInterrupt, None])
+def test_an_end_between_two_renames(end, tmp_path, monkeypatch):
+    """Where directories cannot be exchanged in one step, the old one returns, at once or in the next run."""
     write(tmp_path / "out", "old")
-    (tmp_path / "out").rename(tmp_path / ".out.old")
-    replace(tmp_path / "out")
+    monkeypatch.setattr(atomic, "exchange", lambda one, other: False)
+    rename = Path.replace
+
+    def replaced_once(self, target):
+        if self.name == atomic.NEW:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", replaced_once)
+    if end is None:  # killed: nothing after it happens
+        monkeypatch.setattr(atomic, "clear", lambda folder, final: None)
+    with pytest.raises(KeyboardInterrupt):
+        replace(tmp_path / "out")
+    monkeypatch.undo()
+    assert (tmp_path / "out").exists() == (end is not None)
+    replace(tmp_path / "out", at_the_end=lambda: None)
     assert listing(tmp_path) == ["out", "out/file"]
     assert (tmp_path / "out" / "file").read_text() == "new"
 
@@ -180,15 +321,6 @@ def test_two_replacing_at_once(tmp_path):
     replace(tmp_path / "out", "first", at_the_end=second)
     assert (tmp_path / "out" / "file").read_text() == "first"
     assert listing(tmp_path) == ["out", "out/file"]
-
-
-def test_a_lock_moves_with_its_folder(tmp_path):
-    """One writer has just renamed its folder: what the next one prepares under the old name is left alone."""
-    with atomic.working_folder(tmp_path / "out") as folder:
-        folder.rename(tmp_path / "out")
-        folder.mkdir()
-        (folder / "of the next writer").touch()
-    assert listing(tmp_path) == [".out.partial", ".out.partial/of the next writer", "out"]
 
 
 def test_new_file(tmp_path):

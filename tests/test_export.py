@@ -1,6 +1,7 @@
 """The way back to ``.pth``, and old directories brought up to date: bit for bit, or not at all."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -14,7 +15,7 @@ from helpers.checkpoints import files, names, oracle, synthetic
 from helpers.conversion import directory
 from helpers.conversion.export import export
 from helpers.conversion.reading import load_converted
-from helpers.conversion.refresh import refresh
+from helpers.conversion.refresh import old_context_length, refresh
 from helpers.errors import InputError
 from helpers.proof import parity
 
@@ -299,3 +300,19 @@ def test_refresh_refuses(tmp_path, small, monkeypatch, capsys):
     folder.mkdir()
     assert cli.main(["refresh", "converted"]) == 2
     assert "no model.safetensors" in capsys.readouterr().err
+
+
+def test_a_configuration_that_is_none(tmp_path):
+    """A pipe is not waited for, deep JSON is no traceback, and true is no length."""
+    path = tmp_path / "config.json"
+    for content, length in (('{"context_length": 512}', 512), ('{"context_length": true}', 4096), ("{}", 4096)):
+        path.write_text(content)
+        assert old_context_length(tmp_path) == length
+    for content in ("[" * 10**5, "[]", "{"):
+        path.write_text(content)
+        with pytest.raises(InputError, match="is not a configuration"):
+            old_context_length(tmp_path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="it is no regular file; correct it, or remove it"):
+        old_context_length(tmp_path)

@@ -17,6 +17,8 @@ from helpers.conversion import directory, hub
 from helpers.proof.card import with_certificate
 from helpers.proof.certificate import (
     Certificate,
+    CheckResult,
+    FilesResult,
     LambadaResult,
     OriginalFile,
     RunResult,
@@ -183,15 +185,17 @@ def test_push(model, tmp_path):
     assert run(PUSH, address, tmp_path / "cache", json.dumps([[folder, "me/new"]]))[-1] == "exit 2"  # no network
 
 
-def certificate(converted):
+def certificate(files):
     return Certificate(
         original=OriginalFile("a.pth", "0" * 64, "5.0"),
-        converted=converted,
-        compared_in=Setting("float32", "none", 1e-4),
+        files=files,
+        compared_in=Setting("float32", "none", 1e-4, "this project's classes"),
         versions={"torch": "2.13.0"},
         weights=WeightsResult(tensors=3, identical=3, different=[], cast_to=[]),
-        tokenizers=TokenizersResult(texts=2, fast_mismatches=0, slow_mismatches=0),
+        contents=FilesResult(compared=9, different=[], remarks=[], not_covered=[]),
+        tokenizers=TokenizersResult(2, 0, 0, 9, 0, 0, []),
         runs=[RunResult("Rwkv5ForCausalLM", "prefill", "English", 9, 1e-6, 1e-7, 8.0, 1.0, 1e-7, True, None)],
+        checks=[CheckResult("Rwkv5ForCausalLM", "the loss", 1e-6, 1e-3)],
     )
 
 
@@ -209,28 +213,97 @@ def test_a_certificate_hides_nothing():
     assert math.isnan(bad.worst.max_abs_logit_diff)
     assert math.isnan(bad.max_state_diff)
     assert not replace(good, runs=[]).passed
+    for difference in (math.nan, math.inf, 0.1):
+        assert not replace(good, checks=[replace(good.checks[0], difference=difference)]).passed
+    assert not replace(good, contents=replace(good.contents, different=["x differs."])).passed
+    assert not replace(good, tokenizers=replace(good.tokenizers, settings=["It pads on the right."])).passed
+    assert good.is_proof
+    assert replace(good, compared_in=replace(good.compared_in, tolerance=0.1)).verdict.endswith("not a proof")
     assert "allowed: 1e-04 of that" in with_certificate("", good)
 
 
-def test_what_is_pushed(model, tmp_path, capsys):
-    folder = directory.convert(model[0], tmp_path / "converted", progress=False)
-    for name in (".git/config", ".cache/x", "__pycache__/x.pyc", "runs/.hidden", "figures/a.png"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).touch()
+@pytest.fixture
+def folder(model, tmp_path):
+    return directory.convert(model[0], tmp_path / "converted", progress=False)
+
+
+def put(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+
+
+def pushed(folder, *options):
+    """Return the exit code of a dry run."""
+    return cli.main(["push", str(folder), "me/model", "--dry-run", *options])
+
+
+OURS = ("README.old.md", "LICENSE", "conversion.json", "parity.json")  # beside what convert writes
+THEIRS = ("optimizer.pt", "notes.md", "token", "key.pem", "evil.py", "figures/a.png", "venv/bin/x", "pytorch_model.bin")
+
+
+def test_what_is_pushed(model, folder, capsys):
+    """What belongs to a model, and what is asked for; hidden files never."""
+    put(folder, ".git/config", ".cache/x", "__pycache__/x.pyc", "runs/.hidden", *OURS, *THEIRS)
     names = {path.relative_to(folder).as_posix() for path in hub.files_to_push(folder)}
-    assert names == {path.name for path in model[1].iterdir()} | {"figures/a.png"}
-    passed = certificate({"model.safetensors": sha256(folder / "model.safetensors")})
+    assert names == {path.name for path in model[1].iterdir()} | set(OURS)
+    also = {path.relative_to(folder).as_posix() for path in hub.files_to_push(folder, ("figures/*", "*.md"))}
+    assert also == names | {"figures/a.png", "notes.md"}
+    everything = {path.relative_to(folder).as_posix() for path in hub.files_to_push(folder, ("*",))}
+    assert everything == names | set(THEIRS)
+    (folder / "parity.json").unlink()
+    assert pushed(folder, "--also", "figures/*") == 0
+    out = capsys.readouterr().out
+    assert "left out  optimizer.pt" in out
+    assert "figures/a.png" in out
+    assert "left out  figures/a.png" not in out
+    assert pushed(folder, "--also", ".git/*") == 2
+    assert "--also .git/* matches no file" in capsys.readouterr().err
+
+
+def test_links_are_not_pushed(folder, tmp_path, capsys):
+    (tmp_path / "secret").write_text("password")
+    (tmp_path / "secrets").mkdir()
+    put(tmp_path / "secrets", "a")
+    (folder / "notes").symlink_to(tmp_path / "secret")
+    (folder / "figures").symlink_to(tmp_path / "secrets")
+    assert pushed(folder) == 0  # they are not asked for
+    assert "left out  figures" in capsys.readouterr().out
+    for pattern in ("notes", "figures"):
+        assert pushed(folder, "--also", pattern) == 2
+        assert f"{folder / pattern} is a symbolic link, which is not uploaded" in capsys.readouterr().err
+    (folder / "LICENSE").symlink_to(tmp_path / "secret")
+    assert pushed(folder) == 2
+    assert "LICENSE is a symbolic link" in capsys.readouterr().err
+
+
+def test_a_certificate_about_other_files_is_not_pushed(folder, capsys):
+    passed = certificate({path.name: sha256(path) for path in folder.iterdir()})
     failed = replace(passed, weights=replace(passed.weights, different=["emb.weight"]))
-    for content, sentence in (
-        (passed.to_json(), "passed"),
-        (failed.to_json(), "FAILED"),
-        (certificate({}).to_json(), "about other weights"),
-        ("[]", "not readable"),
-        ("{}", "not readable"),
+    for content, code, sentence in (
+        (passed.to_json(), 0, "The parity certificate passed."),
+        (failed.to_json(), 0, "FAILED"),
+        (certificate({}).to_json(), 2, "is not about these files: config"),
+        (passed.to_json().replace('"files":', '"converted":'), 2, "is of an older version"),
+        ("[]", 2, "not readable"),
+        ("{}", 2, "not readable"),
+        ("[" * 10**5, 2, "not readable"),
     ):
         (folder / "parity.json").write_text(content)
-        assert cli.main(["push", str(folder), "me/model", "--dry-run"]) == 0
-        assert sentence in capsys.readouterr().out.splitlines()[-1]
+        assert pushed(folder) == code
+        output = capsys.readouterr()
+        assert sentence in (output.err if code else output.out.splitlines()[-1])
+    (folder / "parity.json").write_text(passed.to_json())
+    put(folder, "notes.txt")  # it stays here
+    (folder / "README.md").write_text("# Mine\n")  # people rightly edit it
+    assert pushed(folder) == 0
+    assert "note: README.md has changed since the certificate was made." in capsys.readouterr().out
+    (folder / "generation_config.json").write_text("{}")
+    assert pushed(folder) == 2
+    assert "generation_config.json has changed since" in capsys.readouterr().err
+
+
+def test_no_model_is_not_pushed(folder, tmp_path):
     (folder / "config.json").unlink()
-    assert cli.main(["push", str(folder), "me/model", "--dry-run"]) == 2
-    assert cli.main(["push", str(tmp_path), "me/model", "--dry-run"]) == 2
+    assert pushed(folder) == 2
+    assert pushed(tmp_path) == 2

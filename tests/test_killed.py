@@ -1,8 +1,10 @@
 """Killed at any moment, or on a full disk: the earlier state is there, or the new one, and the next run succeeds."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -33,3 +35,74 @@ def test_nothing_half_made(kind, tmp_path):
     assert report["again"]
     assert all(report["full_disks"])
     assert report["left_over"] == []
+
+
+ENDED = """
+import os, signal, sys, time
+from helpers.__main__ import main
+from helpers.conversion import directory
+
+def wait(*args, **kwargs):
+    print("ready", flush=True)
+    for _ in range(600):
+        time.sleep(0.1)
+
+directory.write_model = wait
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_ends_in_good_order(name, tmp_path):
+    """Nothing is left, and the exit code says which signal it was; a second one at once changes nothing."""
+    number = getattr(signal, name)
+    checkpoint = write_random_checkpoint(tmp_path / "a.pth", vocab_size=300)
+    command = [sys.executable, "-c", ENDED, "convert", str(checkpoint), str(tmp_path / "out"), "--no-tokenizer"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        assert (tmp_path / ".out.partial").exists()
+        process.send_signal(number)
+        if name == "SIGTERM":
+            process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (128 + number, "stopped\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_an_ignored_signal_stays_ignored(tmp_path):
+    """As under nohup; and in the processes of a pool a signal is what it was."""
+    code = (
+        "import os, signal\nfrom helpers import __main__ as cli\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "with cli.orderly_end():\n"
+        "    os.kill(os.getpid(), signal.SIGHUP)\n"
+        "    if (child := os.fork()) == 0:\n"
+        "        os._exit(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL)\n"
+        "    assert os.waitpid(child, 0)[1] == 0\n"
+        "    assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL\n"
+        "assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+STUBBORN = """
+import time
+from helpers.__main__ import orderly_end
+with orderly_end():
+    while True:
+        try:
+            print("ready", flush=True)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            pass
+"""
+
+
+def test_a_second_signal_ends_what_does_not_end():
+    with subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(1.2)
+        process.terminate()
+        assert process.wait(timeout=60) == -signal.SIGTERM

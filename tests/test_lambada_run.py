@@ -1,7 +1,9 @@
 """The commands lambada and lambada-compare: files of results, killed runs, several processes, wrong arguments."""
 
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -401,3 +403,117 @@ def test_changed_documents_are_listed(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "the other wrong: 1 of 4" in text
     assert "document     2   A right   -3.0000   B wrong   -9.0000" in text
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_results_that_are_not_finite_fail(number, tmp_path, capsys):
+    """Wherever they stand: Python's max() passes over a NaN that is not first."""
+    a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    write_results(a, HEADER, RESULTS)
+    bad = {**RESULTS, 2: protocol.Result(number, False)}
+    write_results(b, HEADER, bad)
+    for files in ([a, b], [b, a], [b, b]):
+        assert cli.main(["lambada-compare", *map(str, files)]) == 1
+        assert "1 of 4 results of" in capsys.readouterr().out
+    good, bad_list = list(RESULTS.values()), list(bad.values())
+    assert math.isnan(protocol.compare_results(good, bad_list)[0])
+    with pytest.raises(InputError, match="results of B are not finite, the first of document 2"):
+        compare_paired(good, bad_list)
+
+
+def test_numbers_beyond_all_bounds():
+    assert protocol.summarize([protocol.Result(-1e6, False)]) == (math.inf, 0)
+    with pytest.raises(InputError, match="There are 1 results and 2"):
+        compare_paired([protocol.Result(-1.0, True)], [protocol.Result(-1.0, True)] * 2)
+
+
+def test_a_broken_model_fails(models, monkeypatch, capsys):
+    score = run.score_batch
+    nothing = float("nan")
+    monkeypatch.setattr(
+        run, "score_batch", lambda *args, **kw: [replace(r, logprob=nothing) for r in score(*args, **kw)]
+    )
+    assert cli.main(["lambada", "--model", str(models[1]), "--limit", "2", "--device", "cpu"]) == 2
+    assert "2 of 2 results of" in capsys.readouterr().err
+
+
+def test_the_exit_code_says_whether_original_and_converted_agree(tmp_path, capsys):
+    a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    for engine, dtype, difference, options, code in (
+        ("rwkv", "float32", 5e-4, [], 0),
+        ("rwkv", "float32", 2e-3, [], 1),
+        ("rwkv", "float32", 2e-3, ["--max-difference", "0.01"], 0),
+        ("rwkv", "bfloat16", 2e-3, [], 0),  # another dtype: they differ by right
+        ("transformers", "float32", 2e-3, [], 0),  # so do two models
+        ("transformers", "float32", 2e-3, ["--max-difference", "0.001"], 1),
+    ):
+        write_results(a, HEADER, RESULTS)
+        header = replace(HEADER, engine=engine, dtype=dtype)
+        write_results(b, header, {**RESULTS, 3: protocol.Result(RESULTS[3].logprob - difference, RESULTS[3].correct)})
+        assert cli.main(["lambada-compare", str(a), str(b), *options]) == code
+        assert ("FAILED: a document's log-probability differs by more than" in capsys.readouterr().out) == (code == 1)
+    assert cli.main(["lambada-compare", str(a), str(b), "--max-difference", "nan"]) == 2
+
+
+def test_documents_that_occur_twice_are_refused(tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    write_results(path, HEADER, RESULTS)
+    path.write_text(path.read_text() + '{"document": 2, "logprob": -9.0, "correct": true}\n')
+    assert cli.main(["lambada-compare", str(path), str(path)]) == 2
+    assert "a.jsonl has document 2 twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"documents": 4', '"documents": "4"'),
+        ('"documents": 4', '"documents": 4.0'),
+        ('"documents": 4', '"documents": true'),
+        ('"documents": 4', '"documents": 0'),
+        ('"documents": 4', '"documents": -1'),
+        ('"prefix": "none"', '"prefix": 3'),
+        ('"tf32": false', '"tf32": "no"'),
+        ('"dtype"', '"kind"'),
+        ('"logprob": -2.0', '"logprob": "x"'),
+        ('"logprob": -2.0', '"logprob": true'),
+        ('"logprob": -2.0', '"logprob": null'),
+        ('"logprob": -2.0', '"logprob": 1' + "0" * 400),
+        ('"logprob": -2.0', '"x": ' + "[" * 10**5),
+        ('"correct": false', '"correct": 0'),
+        ('"document": 3', '"document": "3"'),
+        ('"document": 3', '"document": 3.0'),
+        ('"document": 3', '"document": -1'),
+        ('"document": 3', '"document": [3]'),
+    ],
+)
+def test_wrong_counts_and_types_are_one_sentence(old, new, tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    write_results(path, HEADER, RESULTS)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    assert cli.main(["lambada-compare", str(path), str(path)]) == 2
+    error = capsys.readouterr().err
+    assert "is not a file of LAMBADA results" in error
+    assert error.count("\n") == 1
+
+
+def test_other_counts_of_the_same_passages(tmp_path, capsys):
+    a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    write_results(a, HEADER, RESULTS)
+    write_results(b, replace(HEADER, documents=3), {i: RESULTS[i] for i in range(3)})
+    assert cli.main(["lambada-compare", str(a), str(b)]) == 2
+    assert "are about other passages" in capsys.readouterr().err
+
+
+def test_code_of_a_directory_runs_in_a_process_of_its_own(models, expected, tmp_path, capsys):
+    """Only if it is trusted; from what it computes come the numbers of our own class."""
+    folder = shutil.copytree(models[1], tmp_path / "model")
+    code = folder / "modeling_rwkv5.py"
+    code.write_text(code.read_text() + "print('hello')\n")
+    out = tmp_path / "out.jsonl"
+    assert cli.main(arguments(folder, out)) == 2
+    assert f"modeling_rwkv5.py of {folder} is not this version's code" in capsys.readouterr().err
+    assert not out.exists()
+    assert cli.main([*arguments(folder, out), "--trust-remote-code"]) == 0
+    assert_same(read_complete(out)[1], expected)

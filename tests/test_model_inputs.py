@@ -128,6 +128,25 @@ def test_packed_texts_that_cannot_be_read_are_refused(model):
         model(packed.expand(2, -1), **boundaries("cu_seq_lens_q"))
 
 
+@pytest.mark.parametrize("mask", [[0] * 9 + [1] * 70, [1] * 70 + [0] * 9, [1] * 30 + [0] * 9 + [1] * 40])
+def test_nan_in_padding_does_not_leak(model, mask):
+    """Whatever stands at masked places, NaN and infinity too: logits, state and gradients are those of the text."""
+    mask = torch.tensor([mask])
+    ids = ids_of(79)
+    embedded = model.get_input_embeddings()(ids).detach()
+    spoilt = torch.where(mask[..., None] == 1, embedded, torch.nan)
+    spoilt[:, :, 0] = torch.where(mask == 1, embedded[:, :, 0], torch.inf)
+    spoilt.requires_grad_()
+    ours = model(inputs_embeds=spoilt, attention_mask=mask, use_cache=True)
+    expected = model(ids[mask == 1][None], use_cache=True)
+    torch.testing.assert_close(ours.logits[mask == 1], expected.logits[0], atol=1e-4, rtol=1e-4)
+    for part, other in zip(ours.state, expected.state, strict=True):
+        torch.testing.assert_close(part, other, atol=1e-4, rtol=1e-4)
+    (gradient,) = torch.autograd.grad(ours.logits[mask == 1].sum(), spoilt)
+    assert gradient.isfinite().all()
+    assert gradient[mask == 1].any()
+
+
 # the state under another name, and what is not known
 
 

@@ -117,16 +117,16 @@ def tiny_model_like(model):
 @pytest.mark.parametrize("keep", [1, 7])
 @pytest.mark.parametrize("padding", ["none", "left", "right"])
 def test_a_long_prompt_is_read_in_pieces(model, monkeypatch, keep, padding):
-    """With pieces of 32 tokens: the same last logits and state, and no block ever sees more at once."""
-    ids = ids_of(150, rows=2)
+    """With pieces of 64 tokens: the same last logits and state, and no block ever sees more at once."""
+    ids = ids_of(300, rows=2)
     mask = torch.ones_like(ids)
     if padding != "none":
-        mask[0, :70] = 0  # more than two pieces
+        mask[0, :140] = 0  # more than two pieces
         mask = mask if padding == "left" else mask.flip(1)
     whole = model(ids, attention_mask=mask, use_cache=True)
     seen = []
     hook = model.rwkv.blocks[0].register_forward_pre_hook(lambda block, inputs: seen.append(inputs[0].shape[1]))
-    monkeypatch.setattr(rwkv_common, "READ_AT_ONCE", 32)
+    monkeypatch.setattr(rwkv_common, "READ_AT_ONCE", 128)  # of two rows
     inputs = [{"input_ids": ids}, {"inputs_embeds": model.get_input_embeddings()(ids)}]
     for given in inputs:
         longer_mask = torch.cat([torch.zeros_like(mask[:, :5]), mask], dim=1)  # its last columns count
@@ -136,8 +136,16 @@ def test_a_long_prompt_is_read_in_pieces(model, monkeypatch, keep, padding):
         for ours, expected in zip(pieces.state, whole.state, strict=True):
             torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
     hook.remove()
-    assert sum(seen) == 300
-    assert max(seen) <= 32 + keep
+    assert sum(seen) == 600
+    assert max(seen) < 64 + keep
+    assert len(seen) == 2 * 5
+
+
+def test_how_much_is_read_at_once():
+    """Of all rows together, as memory is; on a GPU, of wide models fewer; never less than a chunk."""
+    assert [rwkv_common.piece_size(rows, 768, "cpu") for rows in (0, 1, 3, 8, 1000)] == [2048, 2048, 640, 256, 64]
+    sizes = [rwkv_common.piece_size(rows, width, "cuda") for rows, width in ((1, 64), (1, 768), (1, 4096), (64, 4096))]
+    assert sizes == [16384, 16384, 4096, 64]
 
 
 MEMORY = """

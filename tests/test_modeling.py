@@ -125,6 +125,35 @@ def test_wkv5_chunked_is_the_recurrence(lengths, channels, strength, size):
     torch.testing.assert_close(after2, after, atol=1e-10, rtol=1e-10)
 
 
+@pytest.mark.parametrize("tokens", [1, 7, 8, 9, 15, 16, 17, 32, 33, 48])
+@pytest.mark.parametrize("channels", [1, 4], ids=["decay a head", "decay a channel"])
+def test_wkv5_at_the_ends_of_chunks(tokens, channels, monkeypatch):
+    """Texts of one token less and more than whole chunks, and than chunks whose states are one product (two here)."""
+    monkeypatch.setattr(rwkv5, "CHUNKS_AT_ONCE", 2)
+    generator = torch.Generator().manual_seed(0)
+    r, k, v = torch.randn(3, 4, 2, tokens, 4, generator=generator, dtype=torch.float64)
+    log_w = -torch.exp(2 * torch.randn(2, channels, generator=generator, dtype=torch.float64))
+    u = torch.randn(2, channels, generator=generator, dtype=torch.float64)
+    state = torch.randn(4, 2, 4, 4, generator=generator, dtype=torch.float64)
+    for lengths in (None, torch.tensor([0, 1, tokens // 2, tokens])):
+        y, after = rwkv5.wkv5_recurrent(r, k, v, log_w, u, state, lengths)
+        y2, after2 = rwkv5.wkv5_chunked(r, k, v, log_w, u, state, lengths, size=8)
+        for row, length in enumerate([tokens] * 4 if lengths is None else lengths.tolist()):
+            torch.testing.assert_close(y2[row, :, :length], y[row, :, :length], atol=1e-12, rtol=1e-12)
+        torch.testing.assert_close(after2, after, atol=1e-12, rtol=1e-12)
+
+
+def test_states_of_strong_decays_do_not_overflow():
+    """A decay of e^-20,000 a token and one of e^-1e-6, in fp32, over 10,000 tokens: finite, and those of fp64."""
+    generator = torch.Generator().manual_seed(0)
+    r, k, v = torch.randn(3, 1, 1, 10_000, 2, generator=generator)
+    log_w, u = torch.tensor([[-2e4, -1e-6]]), torch.ones(1, 2)
+    inputs = [r, k, v, log_w, u, torch.ones(1, 1, 2, 2)]
+    exact = rwkv5.wkv5_chunked(*(x.double() for x in inputs))
+    for ours, expected in zip(rwkv5.wkv5_chunked(*inputs), exact, strict=True):
+        torch.testing.assert_close(ours, expected.float(), atol=1e-5 * expected.abs().max().item(), rtol=0)
+
+
 @pytest.mark.parametrize("lengths", [None, [37, 5, 0]])
 @pytest.mark.parametrize("scale", [1.0, 100.0], ids=["usual keys", "huge keys"])
 def test_wkv4_scan_is_the_recurrence(lengths, scale):

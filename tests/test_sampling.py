@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from helpers.errors import InputError
-from helpers.generation.sampling import PresencePenalty, Sampling, logits_processors, stream, stream_text
+from helpers.generation import sampling
+from helpers.generation.sampling import (
+    Decoding,
+    FrequencyPenalty,
+    LogitBias,
+    PresencePenalty,
+    Sampling,
+    logits_processors,
+    stream,
+    stream_text,
+)
 
 IDS = [33, 1097, 22799, 64, 1097]
 
@@ -90,6 +100,63 @@ def test_presence_penalty_counts_new_tokens_once_each():
     assert scores.abs().max() == 0
 
 
+def test_frequency_penalty_counts_new_tokens_each_time():
+    scores = torch.zeros(2, 6)
+    ids = torch.tensor([[1, 2, 3, 3], [1, 2, 4, 5]])
+    changed = FrequencyPenalty(0.5, prompt_length=2)(ids, scores)
+    assert changed.tolist() == [[0, 0, 0, -1, 0, 0], [0, 0, 0, 0, -0.5, -0.5]]
+    assert scores.abs().max() == 0
+    assert FrequencyPenalty(0.5, prompt_length=4)(ids, scores).abs().max() == 0
+
+
+def test_bias_is_added_as_generate_adds_it(tiny_rwkv5):
+    model, _ = tiny_rwkv5
+    assert LogitBias([(1, 2.0), (4, -0.5)])(None, torch.ones(2, 5)).tolist() == [[1, 3, 1, 1, 0.5]] * 2
+    biases = ((33, 3.0), (1097, -2.0), (40, 3.5))
+    expected = model.generate(
+        torch.tensor([IDS]), max_new_tokens=8, do_sample=False, sequence_bias=[[[i], bias] for i, bias in biases]
+    )
+    greedy = Sampling(temperature=0, presence_penalty=0, max_new_tokens=8, logit_bias=biases)
+    assert [token for token, _ in stream(model, IDS, greedy)] == expected[0, len(IDS) :].tolist()
+
+
+def test_texts_side_by_side_are_those_of_their_seeds(tiny_rwkv5):
+    """Also when some of them have ended before, and from a state."""
+    model, _ = tiny_rwkv5
+    options = {"presence_penalty": 1.0, "frequency_penalty": 0.5, "repetition_penalty": 1.1, "max_new_tokens": 9}
+    *_, (_, state) = stream(model, IDS, Sampling(max_new_tokens=2))
+    for start in (None, state):
+        alone = [[token for token, _ in stream(model, IDS, Sampling(seed=i, **options), start)] for i in (7, 8, 9)]
+        decoding = Decoding(model, IDS, Sampling(seed=7, **options), start, rows=3)
+        together = [decoding.step().tokens for _ in range(4)]
+        decoding.keep([0, 2])
+        rest = [decoding.step().tokens for _ in range(5)]
+        assert [[step[row] for step in together] for row in range(3)] == [tokens[:4] for tokens in alone]
+        assert [[step[row] for step in rest] for row in range(2)] == [alone[0][4:], alone[2][4:]]
+
+
+def test_a_long_prompt_is_read_in_pieces(tiny_rwkv5, monkeypatch):
+    model, _ = tiny_rwkv5
+    greedy = Sampling(temperature=0, presence_penalty=0, max_new_tokens=6)
+    whole = [token for token, _ in stream(model, IDS * 4, greedy)]
+    monkeypatch.setattr(sampling, "PIECE", 6)
+    decoding = Decoding(model, IDS * 4, greedy)
+    assert [decoding.read_piece() for _ in range(4)] == [True, True, True, False]
+    assert [decoding.step().tokens[0] for _ in range(6)] == whole == [t for t, _ in stream(model, IDS * 4, greedy)]
+
+
+def test_logits_that_are_no_numbers_are_no_text(tiny_rwkv5):
+    model, _ = tiny_rwkv5
+    handle = model.head.register_forward_hook(
+        lambda _module, _args, logits: logits.index_fill(-1, torch.tensor([7]), torch.nan)
+    )
+    try:
+        with pytest.raises(InputError, match="not finite"):
+            next(stream(model, IDS, Sampling()))
+    finally:
+        handle.remove()
+
+
 def test_top_p_keeps_the_smallest_set_with_that_share():
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
     kept = logits_processors(Sampling(top_p=0.79, presence_penalty=0))(None, logits).softmax(-1)
@@ -128,6 +195,8 @@ def test_text_grows_and_never_shows_half_a_character(tiny_rwkv5):
         ({"top_p": 1.5}, "top_p is 1.5"),
         ({"repetition_penalty": 0}, "repetition_penalty is 0"),
         ({"presence_penalty": float("inf")}, "presence_penalty is inf"),
+        ({"frequency_penalty": float("nan")}, "frequency_penalty is nan"),
+        ({"logit_bias": ((1, float("inf")),)}, "give finite numbers"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"seed": -1}, "seed is -1"),
     ],

@@ -22,9 +22,15 @@ from helpers.teaching.token_view import (
     trie_figure,
 )
 from helpers.tokenizer.check import Mismatch, find_mismatches, fuzz_texts, load_cases, reference_tokenizer
-from helpers.tokenizer.fast import CHAT_TEMPLATE, build_fast_tokenizer, trie_regex
+from helpers.tokenizer.fast import (
+    CHAT_TEMPLATE,
+    build_fast_tokenizer,
+    piece_regex,
+    trie_regex,
+    what_follows,
+)
 from helpers.tokenizer.trie import TrieTokenizer
-from helpers.tokenizer.vocab import read_vocab, token_to_chars
+from helpers.tokenizer.vocab import chars_to_token, read_vocab, token_to_chars
 
 # Few letters, so that words share beginnings; and characters that mean something in a regex.
 letters = st.sampled_from(list("ab \n]^-\\[|?.&é中"))
@@ -60,6 +66,25 @@ def test_trie_and_fast_tokenizer_agree_on_any_vocabulary(vocabulary, text):
     assert TrieTokenizer(vocab).decode(ids) == text
 
 
+# Characters of every length, those that the regex has rules for, and tokens that start or end inside of a character.
+chars = st.sampled_from(list("abZ ,.'-(0\n\x00éж中国。，か한ከ\U0001f600\U00020000"))
+raw = st.lists(chars, min_size=1, max_size=4).map("".join).map(str.encode)
+cut = st.tuples(raw, st.integers(0, 3), st.integers(0, 3)).map(
+    lambda given: given[0][given[1] : len(given[0]) - given[2]]
+)
+
+
+@given(
+    st.sets(raw | cut.filter(bool), max_size=25), st.lists(chars | st.just("<|endoftext|>"), max_size=30).map("".join)
+)
+@settings(max_examples=300, deadline=None)
+def test_words_and_characters_are_cut_where_no_token_crosses(vocabulary, text):
+    vocab = dict(enumerate(sorted(vocabulary | {bytes([byte]) for byte in range(256)}), start=1))
+    fast = build_fast_tokenizer(vocab)
+    fast.encode_special_tokens = True
+    assert fast.encode(text).ids == TrieTokenizer(vocab).encode(text)
+
+
 @given(st.text(max_size=60))
 @settings(max_examples=200, deadline=None)
 def test_trie_equals_the_reference_on_any_text(text):
@@ -69,6 +94,7 @@ def test_trie_equals_the_reference_on_any_text(text):
 
 
 TRIE = TrieTokenizer(read_vocab())
+SPLIT = build_fast_tokenizer().pre_tokenizer.pre_tokenize_str
 SMALL = {byte + 1: bytes([byte]) for byte in range(256)}
 
 
@@ -78,26 +104,71 @@ def test_regex_of_a_small_vocabulary():
     assert trie_regex(["a", "bx", "cy", "dz"], max_alternatives=2) == "(?:(?=[ab])(?:a|bx)|cy|dz)"
 
 
+def test_what_follows_a_character():
+    words = [token_to_chars(word) for word in (b"ab", b"a ", "é!".encode(), "中é".encode(), b"\xad\xe5", b"\xa9\xa9")]
+    follows = what_follows(words)
+    assert follows["a"] == {"b", "Ġ"}
+    assert follows["Ã"] == {"!", "å"}  # byte C3 starts an é; b"\xad\xe5" may start inside of any character
+    assert follows["ä"] == {"Ã", "å"}
+    assert follows["b"] == set()
+
+
+def test_pieces_are_words_characters_and_tokens():
+    def pieces(text):
+        return [chars_to_token(piece).decode(errors="replace") for piece, _ in SPLIT(text)]
+
+    assert pieces("Look, unbelievable words don't (12):") == [
+        "Look,",
+        " unbelievable",
+        " words",
+        " don",
+        "'t",
+        " (",
+        "12",
+        "):",
+    ]
+    assert pieces("sesquipedalianism") == ["ses", "quipe", "dalianism"]  # too long to be a piece as it is
+    assert pieces("    x.y\n\n") == ["    ", "x.", "y", "\n\n"]
+    assert pieces("今天，天气不错。") == ["今天", "，天", "气不", "错。"]
+
+
+@pytest.mark.parametrize(
+    "unit", ["a", "qx", "aBcD", "ACGTTGCA", "é", "哈", "。", "ከ", "\x01", "a,", "0", " ", "=-", "😀"]
+)
+def test_work_grows_with_the_length_of_a_text_alone(unit):
+    """WordPiece looks every beginning of a piece up, until one is a token: count how often, for any kind of text."""
+    for length in (500, 5000):
+        text = unit * (length // len(unit))
+        look_ups = 0
+        for piece, _ in SPLIT(text):
+            source, start = chars_to_token(piece), 0
+            while start < len(source):
+                _, end = TRIE.longest_match(source, start)
+                look_ups += len(source) - end + 1
+                start = end
+        assert look_ups <= 8 * len(text.encode())  # 7.5: all parts of the longest word, 14 bytes
+
+
 def test_transformers_js_knows_all_parts():
     """It has no ByteLevel normalizer and no ``select`` filter (transformers.js 4.3.1)."""
     parts = json.loads(build_fast_tokenizer(SMALL).to_str())
     assert parts["normalizer"] is None
     assert [part["type"] for part in parts["pre_tokenizer"]["pretokenizers"]] == ["ByteLevel", "Split"]
-    assert (parts["model"]["type"], parts["decoder"]["type"]) == ("WordLevel", "ByteLevel")
+    assert (parts["model"]["type"], parts["decoder"]["type"]) == ("WordPiece", "ByteLevel")
     assert "select" not in CHAT_TEMPLATE
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
 def test_javascript_reads_the_regex_as_we_do():
-    vocab = read_vocab()
-    texts = [token_to_chars(text.encode()) for text in fuzz_texts(300, seed=9)]
-    expected = [[token_to_chars(vocab[index]) for index in TRIE.encode(text)] for text in fuzz_texts(300, seed=9)]
+    texts = list(fuzz_texts(300, seed=9))
+    expected = [[piece for piece, _ in SPLIT(text)] for text in texts]
     script = """
         const [regex, texts] = JSON.parse(require("fs").readFileSync(0))
         const pattern = new RegExp(regex, "gu")
         console.log(JSON.stringify(texts.map(text => text.match(pattern) ?? [])))
     """
-    given = json.dumps([trie_regex(map(token_to_chars, vocab.values())), texts])
+    regex = piece_regex([token_to_chars(token) for token in read_vocab().values()])
+    given = json.dumps([regex, [token_to_chars(text.encode()) for text in texts]])
     done = subprocess.run(["node", "-e", script], input=given, capture_output=True, text=True, timeout=120, check=True)
     assert json.loads(done.stdout) == expected
 

@@ -7,10 +7,13 @@ import argparse
 import dataclasses
 import json
 import lzma
+import os
 import random
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from contextlib import suppress
 from types import SimpleNamespace
@@ -21,6 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers import __main__ as cli
+from helpers.atomic import MARK, owned_folder
 from helpers.checkpoints.files import load_checkpoint
 from helpers.checkpoints.format import describe_checkpoint
 from helpers.checkpoints.oracle import load_oracle
@@ -185,7 +189,7 @@ def test_a_folder_with_other_windows_is_refused(corpus, epochs, tmp_path):
 def test_a_folder_of_something_else_is_left_alone(corpus, tmp_path):
     """Nothing is written there, and what is not ours outlives a run."""
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds other files than windows"):
+    with pytest.raises(InputError, match=r"holds notes\.txt, which this program did not put there"):
         windows.Windows(corpus, tmp_path, TINY.windows)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     made = windows.Windows(corpus, tmp_path / "windows", TINY.windows)
@@ -456,7 +460,7 @@ def test_the_command(corpus, tmp_path, capsys):
     assert result["evaluations"][-1]["lambada_perplexity"] > 1
     assert result["evaluations"][-1]["sample"].startswith(run.PROMPT)
     assert (result["options"]["layers"], result["device_type"], len(result["corpus"])) == (2, "cpu", 64)
-    assert sorted(path.name for path in out.iterdir()) == ["log.jsonl", "model.pth", "result.json"]
+    assert sorted(path.name for path in out.iterdir()) == [MARK, "log.jsonl", "model.pth", "result.json"]
     assert cli.main(["train", "--corpus", str(tmp_path / "none"), "--out", str(out), "--steps", "1"]) == 2
     assert "Cannot read the corpus" in capsys.readouterr().err
     assert cli.main(["train", "--corpus", str(corpus), "--out", str(corpus), "--steps", "1"]) == 2
@@ -496,7 +500,9 @@ def test_a_finished_run_is_left_as_it_is(corpus, tmp_path, capsys, monkeypatch):
     assert cli.main(command(other, out)) == 2
     assert re.search("state.pt was saved by another run: corpus", capsys.readouterr().err)
     assert cli.main(command(corpus, out, "--no-styles")) == 2
-    assert "holds windows of another run: corpus" in capsys.readouterr().err
+    assert "state.pt was saved by another run: corpus" not in (error := capsys.readouterr().err)
+    assert "state.pt was saved by another run: windows.styles" in error
+    assert not (out / "windows").exists()
 
 
 def test_a_model_of_unknown_origin_is_not_overwritten(corpus, tmp_path, capsys):
@@ -508,6 +514,92 @@ def test_a_model_of_unknown_origin_is_not_overwritten(corpus, tmp_path, capsys):
         assert "model.pth" in capsys.readouterr().err
     assert (tmp_path / "model.pth").read_text() == "mine"
     assert not (tmp_path / "windows").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["windows/ids-0000-00.npy", "windows/.hidden", "windows/options.json", "state.pt", "log.jsonl", "result.json"],
+)
+def test_what_no_run_of_ours_wrote_is_left_alone(name, corpus, tmp_path, capsys):
+    """Neither overwritten nor removed, and nothing is put beside it."""
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text('{"step": 5, "precious": true}\n')
+    before = sorted((tmp_path / "out").rglob("*"))
+    assert cli.main(command(corpus, tmp_path / "out")) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(
+        r"error: .* holds .*, which this program did not put there; give another path, or move it\.\n", error
+    )
+    assert sorted((tmp_path / "out").rglob("*")) == before
+    assert path.read_text() == '{"step": 5, "precious": true}\n'
+
+
+def test_a_folder_with_other_things_can_be_trained_in(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "measure", lambda run, documents: {})
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / ".model.pth.1.partial").touch()
+    assert cli.main(command(corpus, tmp_path, "--processes", 0)) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        MARK,
+        "log.jsonl",
+        "model.pth",
+        "notes.txt",
+        "result.json",
+    ]
+
+
+def test_a_second_run_in_a_folder_is_refused(corpus, tmp_path):
+    """A real second process, while the first one trains; when the first is killed, the folder is free at once."""
+    out = tmp_path / "out"
+    python = [sys.executable, "-m", "helpers", *command(corpus, out, "--save-every", 1)]
+    python[python.index("--steps") + 1] = "100000"
+    with subprocess.Popen(python, cwd=ROOT, stdout=subprocess.DEVNULL) as first:
+        try:
+            for _ in range(1200):
+                if (out / "state.pt").exists() or first.poll() is not None:
+                    break
+                time.sleep(0.1)
+            before = sorted(out.iterdir())
+            second = subprocess.run(python, cwd=ROOT, capture_output=True, text=True, timeout=120)
+            assert second.returncode == 2
+            assert second.stderr == f"error: Another process is writing {out}; wait for it, or give another path.\n"
+            assert first.poll() is None
+            assert {path.name for path in before} >= {MARK, "log.jsonl", "state.pt", "windows"} - {"log.jsonl"}
+        finally:
+            first.kill()
+    with owned_folder(out):
+        assert (out / "state.pt").exists()
+
+
+def test_a_process_of_the_pool_that_is_killed(corpus, tmp_path, monkeypatch):
+    """A pool replaces it, and loses its work: waiting for that would never end."""
+    monkeypatch.setattr(windows, "LOOK", 0.05)
+    made = windows.Windows(corpus, tmp_path / "windows", TINY.windows, processes=2)
+    try:
+        results = [made.pool.apply_async(killed_once, (tmp_path / "killed",)) for _ in range(2)]
+        with pytest.raises(InputError, match="was killed, perhaps for want of memory; give fewer --processes"):
+            [made.wait_for(result) for result in results]
+    finally:
+        made.close()
+
+
+def killed_once(path):
+    """In a process of a pool: die while working, if no other has yet."""
+    with suppress(FileExistsError):
+        path.touch(exist_ok=False)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_pipes_are_no_input(corpus, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    for arguments in (
+        command(tmp_path / "pipe", tmp_path / "out"),
+        command(corpus, tmp_path / "out", "--lambada", tmp_path / "pipe"),
+    ):
+        assert cli.main(arguments) == 2
+        assert "pipe: it is no regular file; give" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -599,6 +691,8 @@ TAKEN = {  # of these, by options whose numbers mean something; whole numbers be
     "--steps": {"1", "300"},
     "--port": {"0"},  # lower ones may be in use, or reserved
     "--max-tokens": {"1", "300", "9" * 30},
+    "--max-prompt": {"1", "300", "9" * 30},
+    "--queue": {"0", "1", "300", "9" * 30},
     "--limit": {"1", "300", "9" * 30},
     "--batch-tokens": {"1", "300", "9" * 30},
 }

@@ -1,6 +1,7 @@
 """The certificate: it passes for a true conversion, and names what is wrong with a false one."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -14,16 +15,15 @@ from helpers.errors import InputError
 from helpers.lambada import SAMPLE
 from helpers.proof import parity, verify
 from helpers.proof.card import BEGIN, with_certificate
-from helpers.proof.certificate import read_certificate
+from helpers.proof.certificate import TokenizersResult, read_certificate
 
 QUICK = {"lengths": (1, 65), "seeds": (0,), "progress": False}
 
 
 @pytest.fixture
 def few_texts(monkeypatch):
-    """Compare tokenizers on few texts, in tests that are not about them."""
-    monkeypatch.setattr(verify, "load_cases", list)
-    monkeypatch.setattr(verify, "fuzz_texts", lambda count: ["The sea", "海"])
+    """Do not compare tokenizers, which takes seconds, in tests that are not about them."""
+    monkeypatch.setattr(verify, "compare_tokenizers", lambda *_: TokenizersResult(2, 0, 0, 9, 0, 0, []))
 
 
 def make(tmp_path, version="5.0", **options):
@@ -49,7 +49,10 @@ def test_a_conversion_passes(version, tmp_path):
     assert certificate.weights.identical == certificate.weights.tensors
     classes = {run.class_name for run in certificate.runs}
     assert classes == ({"RwkvForCausalLM", "Rwkv4ForCausalLM"} if version == "4" else {f"Rwkv{version[0]}ForCausalLM"})
-    assert {run.mode for run in certificate.runs} == {"prefill", "decode"}
+    assert {run.mode for run in certificate.runs} == {"prefill", "decode", "long", "batch"}
+    assert {check.class_name for check in certificate.checks} == classes
+    assert len(certificate.checks) == (7 if version == "4" else 5)
+    assert set(certificate.files) == {file.name for file in folder.iterdir()} - {"parity.json"}
     assert all(run.max_abs_logit_diff <= 1e-4 for run in certificate.runs)
     card = (folder / "README.md").read_text()
     assert "Parity certificate: passed" in card
@@ -118,7 +121,10 @@ def test_a_cast_is_said_and_needs_a_tolerance(tmp_path):
     assert not strict.passed
     assert strict.weights.cast_to == ["bfloat16"]
     assert strict.weights.different == []  # it is the cast, and nothing else
-    assert verify.verify(path, folder, tolerance=0.1, **QUICK).passed  # bf16 keeps 8 bits of each weight
+    loose = verify.verify(path, folder, tolerance=0.1, **QUICK)  # bf16 keeps 8 bits of each weight
+    assert loose.passed, loose.failures
+    assert not loose.is_proof
+    assert "## Parity certificate: passed with a tolerance of 0.1: not a proof" in (folder / "README.md").read_text()
 
 
 def test_another_tokenizer_fails(tmp_path):
@@ -132,7 +138,11 @@ def test_another_tokenizer_fails(tmp_path):
     assert certificate.tokenizers.texts > 2000
     assert certificate.tokenizers.fast_mismatches > 0
     assert certificate.tokenizers.slow_mismatches == 0
+    assert certificate.tokenizers.ids == 65530
+    assert certificate.tokenizers.fast_wrong_ids >= 2
+    assert certificate.tokenizers.slow_wrong_ids == 0
     assert any("fast tokenizer" in sentence for sentence in certificate.failures)
+    assert any("tokenizer.json is not what this version writes" in sentence for sentence in certificate.failures)
 
 
 @pytest.mark.usefixtures("few_texts")
@@ -154,6 +164,10 @@ def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
         ([path, folder, "--tolerance", "nan"], "The tolerance is nan"),
         ([path, folder, "--tolerance", "inf"], "The tolerance is inf"),
         ([path, folder, "--tolerance", "0"], "The tolerance is 0.0"),
+        ([path, folder, "--tolerance", "1e9"], "The tolerance is 1000000000.0; give a number above 0 and below 1"),
+        ([path], "Give CHECKPOINT.pth and DIR, or only DIR with --check"),
+        ([path, folder, "--check"], "or only DIR with --check"),
+        ([folder, "--check"], "has no certificate; make one"),
     ):
         assert cli.main(["verify", *map(str, arguments)]) == 2
         assert message in capsys.readouterr().err
@@ -167,6 +181,10 @@ def test_not_a_number_is_no_agreement():
     bad[2, 2] = float("nan")
     assert parity.compare_traces((logits, state), (logits, state)).within(1e-4)
     assert not parity.compare_traces((bad, state), (logits, state)).within(1e-4)
+    for shape in ((4, 1), (1, 5), (0,)):  # nothing is broadcast
+        other = parity.compare_traces((torch.zeros(shape), state), (logits, state))
+        assert not other.within(1e-4)
+        assert other.max_abs_logit_diff == math.inf
     broken = (state[0], torch.full((1, 2, 3), float("nan")), state[2])
     assert parity.compare_traces((logits, broken), (logits, state)).first_different_block() == 0
 

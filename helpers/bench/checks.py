@@ -3,7 +3,10 @@
 import os
 from pathlib import Path
 
+from ..atomic import resolved
 from ..errors import InputError
+
+MOST_THREADS = 4096
 
 
 def check_counts(**counts: int | None) -> None:
@@ -11,6 +14,8 @@ def check_counts(**counts: int | None) -> None:
     for name, count in counts.items():
         if count is not None and count < 1:
             raise InputError(f"--{name.replace('_', '-')} is {count}; give a number from 1 on.")
+    if (threads := counts.get("threads")) and threads > MOST_THREADS:
+        raise InputError(f"--threads is {threads}; give a number from 1 to {MOST_THREADS:,}.")
 
 
 def make_folder(path: Path, of: str) -> None:
@@ -19,6 +24,7 @@ def make_folder(path: Path, of: str) -> None:
     Raises:
         InputError: the system refuses.
     """
+    path = resolved(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -30,5 +36,6 @@ def make_folder(path: Path, of: str) -> None:
 def check_output(out: Path) -> None:
     """Make the folder of a file of results; raise InputError if the file cannot be written there."""
     make_folder(out.parent, "--out")
-    if out.is_dir():
-        raise InputError(f"--out {out} is a directory; give the name of a file.")
+    if out.exists() and not out.is_file():
+        kind = "a directory" if out.is_dir() else "no regular file"
+        raise InputError(f"--out {out} is {kind}; give the name of a file.")

@@ -44,7 +44,7 @@ from ..lambada.protocol import (
     score_converted,
     summarize,
 )
-from ..lambada.run import STRATEGIES
+from ..lambada.run import STRATEGIES, tf32
 from ..paths import BUILD, RESULTS
 from .checks import check_counts, check_output
 
@@ -159,27 +159,27 @@ def measure(
     rows: list[dict] = []
     loop = reference = None
     for precision in PRECISIONS[device]:
-        torch.backends.cuda.matmul.allow_tf32 = precision.tf32
-        dtype = getattr(torch, precision.dtype)
-        if loop is None or device == "cuda":  # a CPU runs the loop once, in fp32
-            oracle = load_oracle(fp32_copy(checkpoint, folder), f"{device} {STRATEGIES[precision.dtype]}")
-            loop = TimedSide(partial(article_loop, oracle), documents[:loop_count], device)
-            loop.warm_up(8)
-        model = load_model(converted, dtype=dtype, device=device)
-        ours = TimedSide(partial(our_batches, model, batch_tokens), documents, device)
-        ours.warm_up(64)
-        for _ in range(repeat):
-            if len(loop.seconds) < repeat:
-                loop.run()
-            ours.run()
-        reference = reference or ours.results
-        rows.append(
-            row(name, precision, loop, ours)
-            | matrix_shares(model, documents, ours, dtype, precision)
-            | precision_cost(reference, ours.results)
-            | {"max_abs_logprob_diff_to_loop": compare_results(ours.results[: len(loop.results)], loop.results)[0]}
-        )
-        print({key: value for key, value in rows[-1].items() if key != "runs"}, flush=True)
+        with tf32(precision.tf32):
+            dtype = getattr(torch, precision.dtype)
+            if loop is None or device == "cuda":  # a CPU runs the loop once, in fp32
+                oracle = load_oracle(fp32_copy(checkpoint, folder), f"{device} {STRATEGIES[precision.dtype]}")
+                loop = TimedSide(partial(article_loop, oracle), documents[:loop_count], device)
+                loop.warm_up(8)
+            model = load_model(converted, dtype=dtype, device=device)
+            ours = TimedSide(partial(our_batches, model, batch_tokens), documents, device)
+            ours.warm_up(64)
+            for _ in range(repeat):
+                if len(loop.seconds) < repeat:
+                    loop.run()
+                ours.run()
+            reference = reference or ours.results
+            rows.append(
+                row(name, precision, loop, ours)
+                | matrix_shares(model, documents, ours, dtype, precision)
+                | precision_cost(reference, ours.results)
+                | {"max_abs_logprob_diff_to_loop": compare_results(ours.results[: len(loop.results)], loop.results)[0]}
+            )
+            print({key: value for key, value in rows[-1].items() if key != "runs"}, flush=True)
     return rows
 
 

@@ -3,21 +3,24 @@
 import errno
 import hashlib
 import math
+import mmap
 import os
-import pickle
-import re
-import warnings
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import LONGEST_NAME, InputError, printable
+from .archive import Damage, Program
+from .intact import CheckedFile, Identity, fill
+from .layout import fault_of, read_archive, read_legacy
+from .pickles import ForeignObject, Other, Storage, StoredTensor
 
 ZIP = b"PK\x03\x04"  # how a file by torch.save begins
-LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9"  # the same before PyTorch 1.6
 # how files begin that are often taken for a checkpoint: what they are, and what to do
 OTHER_FILES = {
     b"version https://": "is a Git LFS pointer, not the file that it stands for; run git lfs pull",
@@ -37,67 +40,89 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Tensor]:
+class Checkpoint(dict[str, Tensor]):
+    """The tensors of a ``.pth`` file by name, and where each begins in ``file``, to be read by :func:`read_pieces`."""
+
+    def __init__(self, tensors: dict[str, Tensor], file: CheckedFile, starts: dict[str, int]) -> None:
+        super().__init__(tensors)
+        self.file = file
+        self.starts = starts
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be saved as what a ``state_dict`` is, which everyone can load."""
+        return OrderedDict, (), None, None, iter(self.items())
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
     """Return the tensors of a ``.pth`` file by name, memory-mapped: pages are read when they are used.
 
-    Where a file cannot be mapped, it is read into memory. Only tensors are unpickled (``weights_only=True``), so that a
-    file from a stranger cannot run code.
+    Where a file cannot be mapped, it is read into memory. Nothing is unpickled: :mod:`.pickles` reads descriptions of
+    tensors, so that a file from a stranger cannot run code, and :mod:`.archive` and :mod:`.layout` compare all that it
+    says about itself with its size. The checksums of the numbers are compared by :func:`.intact.checked`.
 
     Raises:
         InputError: the file is missing, a directory, damaged, in another format, or holds anything but named tensors.
     """
     path = Path(path)
     start = first_bytes(path)
-    damaged = InputError(f"{path} is not a PyTorch checkpoint, or is damaged; download it again.")
     if start[8:9] == b"{":
         raise InputError(f"{path} is a safetensors file; give BlinkDL's .pth file, the input of a conversion.")
     if other := next((text for sign, text in OTHER_FILES.items() if start.startswith(sign)), None):
         raise InputError(f"{path} {other}.")
-    if not start.startswith((ZIP, LEGACY, b"\x80")):  # \x80 starts a pickle, which torch.load explains below
-        raise damaged
     try:
-        with warnings.catch_warnings(action="ignore"):  # about pickle protocols and TorchScript: refused below
-            # a name that ends so makes torch read the file as safetensors, whatever it is
-            mapped = start.startswith(ZIP) and path.suffix != ".safetensors"
-            weights = load_mapped(path) if mapped else load_whole(path)
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "Unsupported" in str(error):
-            raise InputError(f"{path} holds Python objects other than tensors, and loading them could run code; "
-                             "get the original checkpoint.") from None  # fmt: skip
-        raise damaged from None
+        if not start.startswith((ZIP, b"\x80")):  # \x80 starts a pickle
+            raise Damage("it begins as no such file does")
+        with open(path, "rb", buffering=0) as file:
+            return read_checkpoint(file, path, start)
+    except Damage as error:
+        raise InputError(f"{path} is not a PyTorch checkpoint, or is damaged: {error}; download it again.") from None
+    except ForeignObject:
+        raise InputError(f"{path} holds Python objects other than tensors, and loading them could run code; "
+                         "get the original checkpoint.") from None  # fmt: skip
+    except Program:
+        raise InputError(f"{path} is a TorchScript program, not a checkpoint; give BlinkDL's .pth file.") from None
     except (MemoryError, OSError) as error:
         raise InputError(f"Cannot read {path}: {cause_of(error)}; the file itself may be intact.") from None
-    except RuntimeError as error:
-        if cause := system_cause(error):
-            raise InputError(f"Cannot read {path}: {cause}; the file itself may be intact.") from None
-        if "TorchScript" in str(error):
-            raise InputError(f"{path} is a TorchScript program, not a checkpoint; give BlinkDL's .pth file.") from None
-        raise damaged from None
-    except (EOFError, ValueError, LookupError, AttributeError, TypeError):
-        raise damaged from None
-    check_named_tensors(weights, path)
-    return cast(dict[str, Tensor], weights)
 
 
-def load_mapped(path: Path) -> Any:
-    """Return what :func:`torch.save` wrote, memory-mapped, or read into memory where the system cannot map it.
+def read_checkpoint(file: FileIO, path: Path, start: bytes) -> Checkpoint:
+    """Return the tensors of an open file that begins with ``start``."""
+    identity = Identity.of(os.fstat(file.fileno()))
+    is_archive = start.startswith(ZIP)
+    layout = (read_archive if is_archive else read_legacy)(file, identity.size)
+    found = named_tensors(layout.value, path, identity.size)
+    mapped = map_file(file) if is_archive else None  # in an old file, numbers do not lie where a processor wants them
+    storages = {tensor.storage for tensor in found.values()}
+    flat = {storage.key: numbers_of(file, mapped, storage, layout.starts[storage.key]) for storage in storages}
+    tensors = {
+        name: flat[tensor.storage.key].as_strided(tensor.size, tensor.stride, tensor.offset)
+        for name, tensor in found.items()
+    }
+    starts = {
+        name: layout.starts[tensor.storage.key] + tensor.offset * tensor.storage.dtype.itemsize
+        for name, tensor in found.items()
+    }
+    return Checkpoint(tensors, CheckedFile(path, identity, tuple(layout.records)), starts)
 
-    Some network and cloud file systems map no files, and torch passes no name on that is not UTF-8.
-    """
+
+def map_file(file: FileIO) -> mmap.mmap | None:
+    """Return the file as memory, or None where the system cannot do that: some network file systems map no files."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except UnicodeEncodeError:
-        return load_whole(path)
-    except RuntimeError as error:
-        if number_of(error, "mmap") in (None, errno.ENOMEM):
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
             raise
-        return load_whole(path)
+        return None
 
 
-def load_whole(path: Path) -> Any:
-    """Return what :func:`torch.save` wrote, read into memory: files from before PyTorch 1.6 cannot be mapped."""
-    with open(path, "rb") as file:  # by Python, which knows more names of files than torch
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=False)
+def numbers_of(file: FileIO, mapped: mmap.mmap | None, storage: Storage, start: int) -> Tensor:
+    """Return all numbers of a storage, which begins at byte ``start``."""
+    if mapped is not None and start % storage.dtype.itemsize == 0:
+        return torch.frombuffer(mapped, dtype=storage.dtype, count=storage.count, offset=start)
+    buffer = bytearray(storage.count * storage.dtype.itemsize)
+    file.seek(start)
+    fill(file, memoryview(buffer))
+    return torch.frombuffer(buffer, dtype=storage.dtype)
 
 
 def save_checkpoint(weights: dict[str, Tensor], path: Path) -> None:
@@ -117,19 +142,6 @@ def cause_of(error: MemoryError | OSError) -> str:
     return (error.strerror or str(error)) if isinstance(error, OSError) else "there is too little memory"
 
 
-def system_cause(error: RuntimeError) -> str | None:
-    """Say what the system refused if that is why torch could not read a file, None if the file is at fault."""
-    if number := number_of(error, "mmap") or number_of(error, "open file"):
-        return os.strerror(number)
-    return "there is too little memory" if "can't allocate memory" in str(error) else None
-
-
-def number_of(error: RuntimeError, action: str) -> int | None:
-    """Return the system's number of an error, with which torch ends its message that it is "unable to" do something."""
-    found = re.search(rf"unable to {action} .*\((\d+)\)\s*$", str(error).splitlines()[0])
-    return int(found[1]) if found else None
-
-
 def first_bytes(path: Path) -> bytes:
     """Return the beginning of a file, from which its format can be told.
 
@@ -143,33 +155,53 @@ def first_bytes(path: Path) -> bytes:
             raise InputError(f"{path} is not a regular file; give the path of a .pth file.")
         with open(path, "rb") as file:
             return file.read(32)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a path with a NUL
         raise InputError(f"There is no file {path}; give the path of BlinkDL's .pth file.") from None
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror}; give a .pth file that can be read.") from None
 
 
-def check_named_tensors(weights: object, path: Path) -> None:
-    """Raise InputError unless ``weights`` maps names to ordinary tensors, saying where else the tensors may be."""
-    if not isinstance(weights, dict) or not weights:
+def named_tensors(value: object, path: Path, size: int) -> dict[str, StoredTensor]:
+    """Return the ordinary tensors by name that a file of ``size`` bytes describes.
+
+    Raises:
+        InputError: it describes something else; the message says where else the tensors may be.
+    """
+    if not isinstance(value, dict) or not value:
         raise InputError(f"{path} does not hold tensors by name; give a checkpoint in BlinkDL's format.")
-    if "_strategy" in weights:  # rwkv/model.py, convert_and_save_and_exit
+    if "_strategy" in value:  # rwkv/model.py, convert_and_save_and_exit
         raise InputError(
-            f"{path} was made by the rwkv package for its strategy {weights['_strategy']!r}, with other numbers and "
-            "shapes; give the .pth file that it was made from."
+            f"{path} was made by the rwkv package for its strategy {printable(repr(value['_strategy']))}, with other "
+            "numbers and shapes; give the .pth file that it was made from."
         )
-    for name, value in weights.items():
-        if isinstance(value, dict) and any(isinstance(tensor, Tensor) for tensor in value.values()):
+    for name, inner in value.items():
+        if isinstance(inner, dict) and any(isinstance(tensor, StoredTensor) for tensor in inner.values()):
+            name = printable(repr(name))
             raise InputError(
-                f"{path} does not hold tensors by name: it is a whole training state, with the tensors under {name!r}; "
-                f"save only those, with torch.save(torch.load(FILE, weights_only=True)[{name!r}], NEW_FILE)."
+                f"{path} does not hold tensors by name: it is a whole training state, with the tensors under {name}; "
+                f"save only those, with torch.save(torch.load(FILE, weights_only=True)[{name}], NEW_FILE)."
             )
-    for name, value in weights.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            pair = f"{name!r}: {type(value).__name__}"
-            raise InputError(f"{path} does not hold tensors by name, but {pair}; save only the model's state_dict.")
-        if value.layout != torch.strided or value.device.type != "cpu" or value.numel() == 0:
-            raise InputError(f"{path}: {name} is a sparse, empty or missing tensor; get the original checkpoint.")
+    for name, tensor in value.items():
+        check_named(name, tensor, path)
+    total = sum(math.prod(tensor.size) * tensor.storage.dtype.itemsize for tensor in value.values())
+    if total > 2 * size:  # twice for tables that are tied
+        raise InputError(
+            f"{path} has {size:,} bytes, and claims {total:,} for its tensors; get the original checkpoint."
+        )
+    return value
+
+
+def check_named(name: object, tensor: object, path: Path) -> None:
+    """Raise InputError unless this is an ordinary tensor with its name."""
+    fault = tensor.fault if isinstance(tensor, Other) else None
+    if not isinstance(name, str) or not (isinstance(tensor, StoredTensor) or fault):
+        kind = tensor.name if isinstance(tensor, Other) else type(tensor).__name__.replace("StoredTensor", "Tensor")
+        pair = f"{printable(repr(name))}: {kind}"
+        raise InputError(f"{path} does not hold tensors by name, but {pair}; save only the model's state_dict.")
+    if len(name) > LONGEST_NAME:
+        raise InputError(f"{path} has a tensor with a name of {len(name):,} characters; get the original checkpoint.")
+    if fault := fault or (fault_of(tensor) if isinstance(tensor, StoredTensor) else None):
+        raise InputError(f"{path}: {printable(name)} {fault}; get the original checkpoint.")
 
 
 def is_finite(piece: Tensor) -> bool:
@@ -220,7 +252,52 @@ def first_overlap(group: dict[str, Tensor]) -> tuple[str, str] | None:
 
 
 def pieces(weight: Tensor) -> Iterator[Tensor]:
-    """Yield the numbers of a tensor in order, as flat tensors of at most ``NUMBERS_AT_ONCE`` numbers."""
-    flat = weight.detach().contiguous().flatten()
-    for start in range(0, len(flat), NUMBERS_AT_ONCE):
-        yield flat[start : start + NUMBERS_AT_ONCE]
+    """Yield the numbers of a tensor in order, as flat tensors of at most ``NUMBERS_AT_ONCE`` numbers.
+
+    They are cut at the same numbers in all tensors of a shape, whole rows wherever a row is not too long, so that one
+    that does not lie in order never is in memory as a whole.
+    """
+    weight = weight.detach()
+    if weight.is_contiguous():
+        flat = weight.flatten()
+        yield from (flat[start:stop] for start, stop in cuts(weight.shape))
+    elif math.prod(weight.shape[1:]) > NUMBERS_AT_ONCE:
+        for row in weight:
+            yield from pieces(row)
+    else:
+        for rows in torch.split(weight, max(NUMBERS_AT_ONCE // math.prod(weight.shape[1:]), 1)):
+            yield rows.contiguous().flatten()
+
+
+def cuts(shape: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of each piece of a tensor, counted in numbers."""
+    total, row = math.prod(shape), math.prod(shape[1:])
+    if row > NUMBERS_AT_ONCE:
+        for number in range(shape[0]):
+            yield from ((number * row + start, number * row + stop) for start, stop in cuts(shape[1:]))
+    else:
+        step = max(NUMBERS_AT_ONCE // row, 1) * row
+        yield from ((start, min(start + step, total)) for start in range(0, total, step))
+
+
+def read_pieces(weights: Mapping[str, Tensor], name: str) -> Iterator[Tensor]:
+    """Like :func:`pieces` for a tensor of a checkpoint, which is read from its file, not through a map of it.
+
+    So a file that is cut off meanwhile ends in an error, where the system would kill a process that reads a map. Each
+    piece is overwritten by the next one.
+
+    Raises:
+        InputError: the file is not what it was when it was opened, or cannot be read.
+    """
+    weight = weights[name]
+    if not isinstance(weights, Checkpoint) or not weight.is_contiguous():
+        yield from pieces(weight)
+        return
+    width = weight.element_size()
+    whole = torch.empty(min(weight.numel(), NUMBERS_AT_ONCE), dtype=weight.dtype)
+    buffer = whole.view(torch.uint8).numpy().data
+    with weights.file.open() as file:
+        file.seek(weights.starts[name])
+        for start, stop in cuts(weight.shape):
+            weights.file.read(file, buffer[: (stop - start) * width])
+            yield whole[: stop - start]

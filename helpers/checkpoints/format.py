@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, printable
 from .files import load_checkpoint
 from .versions import SUPPORTED, UNSUPPORTED, VERSIONS, CheckpointInfo, Shape
 
@@ -57,7 +57,9 @@ def refuse_other_models(weights: dict[str, Tensor], source: str) -> None:
     if not weights:
         raise InputError(f"{source} has no tensors; give the .pth file that BlinkDL or RWKV-LM wrote.")
     if adapter := next(filter(ADAPTER.search, weights), None):
-        raise InputError(f"{source} has tensors of an adapter, such as {adapter}; merge them into their model first.")
+        raise InputError(
+            f"{source} has tensors of an adapter, such as {printable(adapter)}; merge them into their model first."
+        )
     if all(name.endswith(".time_state") for name in weights):
         raise InputError(
             f"{source} has only initial states, from state tuning (time_state); put them into one file with their "
@@ -75,11 +77,13 @@ def refuse_other_models(weights: dict[str, Tensor], source: str) -> None:
     prefixed = next((name for name in weights if name.endswith(".emb.weight")), None)
     if missing and prefixed:
         prefix = prefixed.removesuffix("emb.weight")
-        raise InputError(f"{source}: its names begin with {prefix!r}; save it again without that prefix.")
+        raise InputError(
+            f"{source}: its names begin with {printable(repr(prefix))}; save it again without that prefix."
+        )
     if missing:
         raise InputError(
             f"{source} is not an RWKV checkpoint in BlinkDL's format: it has no {missing[0]}, "
-            f"but for example {next(iter(weights))}; give the .pth file that BlinkDL or RWKV-LM wrote."
+            f"but for example {printable(next(iter(weights)))}; give the .pth file that BlinkDL or RWKV-LM wrote."
         )
     for name, dimensions in zip(needed, (2, 2, 2, 1), strict=True):
         if weights[name].dim() < dimensions:
@@ -110,7 +114,7 @@ def check_shapes(weights: dict[str, Tensor], info: CheckpointInfo, source: str) 
             )
     unexpected = [name for name in weights if name not in expected]
     if unexpected:
-        raise InputError(f"{source} has a tensor {unexpected[0]}, which RWKV-{info.version} does not know.")
+        raise InputError(f"{source} has a tensor {printable(unexpected[0])}, which RWKV-{info.version} does not know.")
 
 
 def checkpoint_info(

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .files import ZIP, first_bytes, is_finite, load_checkpoint, pieces, sharing_memory
+from .files import ZIP, Checkpoint, first_bytes, is_finite, load_checkpoint, read_pieces, sharing_memory
 from .format import describe
+from .intact import checked
 from .versions import WORLD_IDS, WORLD_ROWS, CheckpointInfo
 
 PILE_ROWS = 50277
@@ -24,14 +25,17 @@ class Inspection:
 
 
 def inspect(path: str | Path, quick: bool = False) -> Inspection:
-    """Say what is in a checkpoint; unless ``quick``, look at every number.
+    """Say what is in a checkpoint; unless ``quick``, look at every number, and compare the checksums of the file.
 
     Raises:
-        InputError: see :func:`helpers.checkpoints.format.describe`.
+        InputError: the file is damaged, or was changed meanwhile; also see :func:`helpers.checkpoints.format.describe`.
     """
     weights = load_checkpoint(path)
     info = describe(weights, str(path))
-    odd = oddities(weights, info, Path(path)) + ([] if quick else list(odd_numbers(weights)))
+    odd = oddities(weights, info, Path(path))
+    if not quick:
+        with checked(weights.file):
+            odd += odd_numbers(weights)
     return Inspection(summary(info), odd)
 
 
@@ -54,7 +58,12 @@ def oddities(weights: dict[str, Tensor], info: CheckpointInfo, path: Path) -> li
     """Return sentences about what is unusual in the checkpoint at ``path``, from names, shapes and places alone."""
     found = list(odd_sizes(info)) + list(odd_storage(weights))
     if not first_bytes(path).startswith(ZIP):
-        found.append("The file has the format from before PyTorch 1.6, which must be read into memory as a whole.")
+        found.append(
+            "The file has the format from before PyTorch 1.6, which must be read into memory as a whole and carries no "
+            "checksums."
+        )
+    elif isinstance(weights, Checkpoint) and not weights.file.records:
+        found.append("The file carries no checksums, so that damage to its numbers cannot be seen.")
     return found
 
 
@@ -99,7 +108,7 @@ def odd_numbers(weights: dict[str, Tensor], progress: bool = True) -> Iterator[s
     with tqdm(total=total, unit="B", unit_scale=True, desc="numbers", disable=not progress) as bar:
         for name, weight in weights.items():
             zeros = True
-            for piece in pieces(weight):
+            for piece in read_pieces(weights, name):
                 zeros = zeros and not torch.count_nonzero(piece)
                 if not is_finite(piece):
                     yield f"{name} has numbers that are not finite; convert refuses that."

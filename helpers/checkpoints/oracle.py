@@ -13,7 +13,7 @@ from torch import Tensor
 from ..atomic import replaced_file
 from ..errors import InputError
 from ..paths import BUILD
-from .files import load_checkpoint, save_checkpoint, sha256
+from .files import Checkpoint, load_checkpoint, read_pieces, save_checkpoint
 from .format import describe
 from .versions import CheckpointInfo
 
@@ -29,18 +29,26 @@ def fp32_copy(path: str | Path, out_dir: Path = BUILD / "fp32") -> Path:
     """
     weights = load_checkpoint(path)
     refuse_without_reference(describe(weights, str(path)), path)
+    digest = weights.file.check(hashed=True)
     if Path(path).suffix == ".pth" and all(weight.dtype == torch.float32 for weight in weights.values()):
         return Path(path)
-    out = out_dir / f"{Path(path).stem}-{sha256(Path(path))[:12]}.pth"
+    out = out_dir / f"{Path(path).stem}-{digest[:12]}.pth"
     if not out.exists():
         out_dir.mkdir(parents=True, exist_ok=True)
         with replaced_file(out) as partial:
-            save_checkpoint({name: weight.float() for name, weight in weights.items()}, partial)
+            save_checkpoint({name: in_fp32(weights, name) for name in weights}, partial)
+            weights.file.refuse_change()
     return out
 
 
-def load_oracle(path: str | Path, strategy: str = "cpu fp32") -> Any:
+def in_fp32(weights: Checkpoint, name: str) -> Tensor:
+    return torch.cat([piece.float() for piece in read_pieces(weights, name)]).view(weights[name].shape)
+
+
+def load_oracle(path: str | Path, strategy: str = "cpu fp32", kernels: bool = False) -> Any:
     """Return ``rwkv.model.RWKV`` for a ``.pth`` file.
+
+    With ``kernels``, the package compiles its CUDA kernels, which takes a compiler and minutes. The first call decides.
 
     ``oracle.forward(ids, state, full_output)`` gives logits (T, V) or (V,) in fp32, and the state.
 
@@ -48,14 +56,16 @@ def load_oracle(path: str | Path, strategy: str = "cpu fp32") -> Any:
         InputError: the checkpoint is unusable, the package cannot run its model or does not know the strategy, or the
             name does not end in ``.pth``.
     """
-    info = describe(load_checkpoint(path), str(path))  # clear errors instead of the package's
+    weights = load_checkpoint(path)
+    info = describe(weights, str(path))  # clear errors instead of the package's
     refuse_without_reference(info, path)
+    weights.file.check()  # which the package does not
     if Path(path).suffix != ".pth":
         raise InputError(f"The rwkv package reads files that end in .pth only, and {path} does not; rename it.")
     if info.row.oracle_apart:
         return OracleApart(Path(path).absolute(), strategy)
     os.environ["RWKV_JIT_ON"] = "1"
-    os.environ["RWKV_CUDA_ON"] = "0"
+    os.environ["RWKV_CUDA_ON"] = str(int(kernels))
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     from rwkv.model import RWKV  # reads the two variables above, and turns TF32 on for the whole process
 

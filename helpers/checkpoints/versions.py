@@ -20,7 +20,9 @@ Details = dict[str, Any]
 WORLD_IDS = 65530  # of the World vocabulary, 0 to 65,529
 WORLD_ROWS = 65536  # of the embeddings of World models; the last six are never used
 
-SHARED_CODE = ("rwkv_common.py", "rwkv_generation.py", "rwkv_inputs.py", "rwkv_requirements.py")  # of all versions
+SHARED_CODE = tuple(  # of all versions
+    f"rwkv_{part}.py" for part in ("common", "decoding", "generation", "inputs", "linear", "requirements")
+)
 
 
 @dataclass(frozen=True)

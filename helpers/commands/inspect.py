@@ -6,7 +6,9 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT.pth")
-    parser.add_argument("--quick", action="store_true", help="look at names and shapes only, not at every number")
+    parser.add_argument(
+        "--quick", action="store_true", help="look at names and shapes only, not at every number and checksum"
+    )
 
 
 def main(args: argparse.Namespace) -> int:

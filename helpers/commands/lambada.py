@@ -24,6 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="for example cpu or cuda:1 (default: a GPU if there is one)")
     parser.add_argument("--device-map", choices=("auto",), help="spread a converted model over all GPUs")
     parser.add_argument("--batch-tokens", type=int, metavar="N", help="tokens that a converted model reads at once")
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run code in DIR that is not this project's, in a process of "
+        "its own; without it such a directory is refused"
+    )  # fmt: skip
 
 
 def main(args: argparse.Namespace) -> int:

@@ -15,11 +15,13 @@ from transformers import GenerationConfig
 from ..atomic import new_directory, refuse_existing, write_text
 from ..checkpoints.files import load_checkpoint
 from ..checkpoints.format import describe
+from ..checkpoints.intact import CheckedFile, checked
 from ..checkpoints.versions import WORLD_IDS, WORLD_ROWS, CheckpointInfo
 from ..errors import InputError
 from ..tokenizer.fast import save_tokenizers
 from .configuration import code_files, model_config
 from .model_card import model_card
+from .record import write_record
 from .sizes import SHARD_LIMIT, parse_size
 from .weights import total_bytes, write_weights
 
@@ -33,11 +35,13 @@ class Source:
     Args:
         path: the file or directory that the tensors come from, for messages and for the model card.
         weights: tensors by their names in the checkpoint.
+        files: that the tensors come from, as they were before they were opened.
     """
 
     path: Path
     weights: dict[str, Tensor]
     info: CheckpointInfo
+    files: tuple[CheckedFile, ...]
 
     @classmethod
     def checkpoint(cls, path: Path) -> "Source":
@@ -47,7 +51,7 @@ class Source:
             InputError: it is unusable, see :mod:`helpers.checkpoints`.
         """
         weights = load_checkpoint(path)
-        return cls(path, weights, describe(weights, str(path)))
+        return cls(path, weights, describe(weights, str(path)), (weights.file,))
 
 
 def convert(
@@ -68,8 +72,9 @@ def convert(
         with_tokenizer: write the World tokenizers; see :func:`refuse_other_vocabulary`.
 
     Raises:
-        InputError: the checkpoint is unusable (see :mod:`helpers.checkpoints`), has a number that is not finite or two
-            tensors in the same memory, or ``out_dir`` is not empty. Nothing appears under ``out_dir`` then.
+        InputError: the checkpoint is unusable (see :mod:`helpers.checkpoints`), is damaged or changed meanwhile, has a
+            number that is not finite or two tensors in the same memory, or ``out_dir`` is not empty. Nothing appears
+            under ``out_dir`` then.
     """
     out_dir = Path(out_dir)
     refuse_existing(out_dir)
@@ -113,26 +118,52 @@ def write_model(
         with_tokenizer: write the World tokenizers, too.
 
     Raises:
-        InputError: two tensors share memory, a number is not finite, or the disk has too little room.
+        InputError: two tensors share memory, a number is not finite, the disk has too little room, or the source is
+            damaged or was changed meanwhile.
     """
     info = source.info
     refuse_small_disk(folder, total_bytes(source.weights, dtype) + TOKENIZER_BYTES)
-    write_weights(folder, source.weights, info.row.layout, dtype, shard_limit, source.path, progress)
-    model_config(info, dtype or info.main_dtype, context_length).save_pretrained(folder)
+    with checked(*source.files, hashed=True) as checks:
+        write_weights(
+            folder,
+            source.weights,
+            info.row.layout,
+            dtype,
+            shard_limit,
+            source.path,
+            progress,
+            written=lambda path: checks.add(CheckedFile.plain(path)),
+        )
+        write_beside_weights(folder, info, dtype or info.main_dtype, context_length, with_tokenizer)
+        write_text(folder / "README.md", model_card(info, source.path, dtype, with_tokenizer))
+    write_record(folder, [file.path for file in source.files], checks)
+
+
+def write_beside_weights(
+    folder: Path, info: CheckpointInfo, dtype: torch.dtype | str, context_length: int, with_tokenizer: bool
+) -> None:
+    """Write what depends on the sizes of a model alone: its configuration, tokenizers and code.
+
+    Args:
+        dtype: that the configuration names.
+    """
+    model_config(info, dtype, context_length).save_pretrained(folder)
     special_ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     GenerationConfig(**special_ids).save_pretrained(folder)  # type: ignore[no-untyped-call]  # transformers lacks types
     if with_tokenizer:
         save_tokenizers(folder)
     for file in code_files(info.row):
         shutil.copy(file, folder)
-    write_text(folder / "README.md", model_card(info, source.path, dtype, with_tokenizer))
 
 
 def refuse_small_disk(folder: Path, needed: int) -> None:
-    """Raise InputError if it is certain before the start that ``needed`` bytes do not fit."""
+    """Raise InputError if it is certain before the start that ``needed`` bytes do not fit.
+
+    ``folder`` lies in the hidden one in which :mod:`helpers.atomic` makes an output, beside its final place.
+    """
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
-            f"The disk of {folder.parent} has {free / 1e9:.2f} GB free, and {needed / 1e9:.2f} GB are needed; "
+            f"The disk of {folder.parents[1]} has {free / 1e9:.2f} GB free, and {needed / 1e9:.2f} GB are needed; "
             "make room, or write elsewhere."
         )

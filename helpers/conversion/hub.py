@@ -4,9 +4,10 @@ import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     FileMetadataError,
     HfHubHTTPError,
@@ -15,19 +16,19 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
 )
 from huggingface_hub.file_download import HfFileMetadata, http_get, repo_folder_name
-from huggingface_hub.utils import build_hf_headers, filter_repo_objects, httpx, validate_repo_id
+from huggingface_hub.utils import build_hf_headers, httpx, validate_repo_id
 
 from ..atomic import link_or_copy, locked, replaced_file, write_text
 from ..checkpoints.files import sha256
 from ..checkpoints.versions import WORLD_ROWS
 from ..errors import InputError
+from .contents import model_names, names_in
 from .loading import check_directory, read_config
 from .reading import is_world
 
 SHA256, COMMIT = r"[0-9a-f]{64}", r"[0-9a-f]{40}"
 # errors of a folder or a disk, not of the network
 NOT_WRITTEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.ENAMETOOLONG}
-NOT_UPLOADED = [".*", "*/.*", "__pycache__/*", "*/__pycache__/*"]
 
 
 def download_checkpoint(repo_id: str, file_name: str, revision: str | None = None) -> Path:
@@ -129,7 +130,7 @@ def clear_errors(what: str) -> Iterator[None]:
             f"Cannot {what}: the Hub cannot be reached, and there is no copy in the cache; "
             "connect to the network, or download the file elsewhere and give its path."
         ) from None
-    except (HfHubHTTPError, HFValidationError) as error:
+    except (HfHubHTTPError, HFValidationError, ValueError) as error:  # ValueError: a name that no file can have
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = next((line for line in lines if not re.match(r"\d{3} |Client error|Server error", line)), lines[0])
         raise InputError(f"Cannot {what}: {reason.rstrip('.')}; check the names, and log in if need be.") from None
@@ -137,25 +138,47 @@ def clear_errors(what: str) -> Iterator[None]:
         raise InputError(f"Cannot {what}: {error}; check the network and the disk, and try again.") from None
 
 
-def files_to_push(folder: Path) -> list[Path]:
-    """Return the files of a converted directory that belong on the Hub: all but hidden ones.
+def files_to_push(folder: Path, also: tuple[str, ...] = ()) -> list[Path]:
+    """Return the files of a converted directory that belong to the model, and those that match a pattern of ``also``.
 
     Raises:
-        InputError: ``folder`` holds no complete model, or a file of it is damaged.
+        InputError: ``folder`` holds no complete model, a file of it is damaged or a link, or a pattern matches nothing.
     """
     check_directory(folder, with_tokenizer=is_world(folder, read_config(folder).get("vocab_size", WORLD_ROWS)))
-    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
-    return [folder / name for name in filter_repo_objects(names, ignore_patterns=NOT_UPLOADED)]
+    everything, chosen = names_in(folder), set(model_names(folder))
+    for pattern in also:
+        matching = {name for name in everything if fnmatchcase(name, pattern)}
+        if not matching:
+            raise InputError(f"--also {pattern} matches no file in {folder}; hidden files are never uploaded.")
+        chosen |= matching
+    files = [folder / name for name in everything if name in chosen]
+    for file in files:
+        if any(path.is_symlink() for path in (file, *file.parents) if path.is_relative_to(folder) and path != folder):
+            raise InputError(f"{file} is a symbolic link, which is not uploaded; put the file itself in its place.")
+        if not file.is_file():
+            raise InputError(f"{file} is no ordinary file, and is not uploaded; remove it.")
+    return files
 
 
-def push(folder: Path, repo_id: str, private: bool = False, dry_run: bool = False) -> list[Path]:
+def left_out(folder: Path, files: list[Path]) -> list[str]:
+    """Return the names of what is in a directory, not hidden, and not among ``files``."""
+    chosen = {file.relative_to(folder).as_posix() for file in files}
+    return [name for name in names_in(folder) if name not in chosen]
+
+
+def push(
+    folder: Path, repo_id: str, private: bool = False, dry_run: bool = False, also: tuple[str, ...] = ()
+) -> list[Path]:
     """Upload a converted directory to ``repo_id``, creating the repository if needed, and return the files.
+
+    Args:
+        also: patterns of further files, see :func:`files_to_push`.
 
     Raises:
         InputError: ``folder`` is no converted directory, there is no network, the Hub refuses, or ``private`` is wanted
             and the repository is there already and public.
     """
-    files = files_to_push(folder)
+    files = files_to_push(folder, also)
     with clear_errors(f"upload to {repo_id}"):
         validate_repo_id(repo_id)
         if dry_run:
@@ -164,6 +187,6 @@ def push(folder: Path, repo_id: str, private: bool = False, dry_run: bool = Fals
         api.create_repo(repo_id, private=private, exist_ok=True)
         if private and not api.model_info(repo_id).private:
             raise InputError(f"{repo_id} exists and is public; make it private first, or give another name.")
-        message = "Upload converted RWKV model"
-        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message, ignore_patterns=NOT_UPLOADED)
+        operations = [CommitOperationAdd(file.relative_to(folder).as_posix(), str(file)) for file in files]
+        api.create_commit(repo_id, operations, commit_message="Upload converted RWKV model")
     return files

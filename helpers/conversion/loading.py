@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -20,10 +20,12 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from ..checkpoints.format import describe
 from ..checkpoints.names import pth_name
 from ..checkpoints.versions import MODEL_TYPES, VersionRow
-from ..errors import InputError
+from ..errors import InputError, printable
+from ..paths import HUB_CODE
 from .configuration import config_class, language_model_class, model_config
-from .reading import load_weights, model_tensors, weight_files
+from .reading import is_file, load_weights, model_tensors, weight_files
 
+Code = Literal["ours", "transformers", "directory"]
 POINTER = b"version https://git-lfs"  # how a file begins that Git LFS left in the place of a large one
 
 
@@ -44,22 +46,20 @@ def choose_device(wanted: str | None) -> str:
 
 def load_model(
     folder: str | Path,
-    trust: bool = True,
+    code: Code = "ours",
     dtype: torch.dtype | str = torch.float32,
     device: str = "cpu",
     device_map: str | dict[str, Any] | None = None,
-    own_class: bool = False,
     **options: Any,
 ) -> Any:
     """Load a converted directory in evaluation mode.
 
     Args:
-        trust: run the code that it carries; if it carries none, take this project's class. Without it, only classes of
-            transformers itself.
+        code: whose class the model gets: this project's, so that nothing in the directory is executed; that inside
+            ``"transformers"``, which exists for some versions; or the one in the ``"directory"``, **which is run**.
         dtype: or ``"auto"``, as in the directory.
         device_map: as in transformers, for example ``"auto"``, which spreads a model over several GPUs; without it the
             whole model goes to ``device``.
-        own_class: take this project's class in any case, so that nothing in the directory is executed.
         options: other arguments of ``from_pretrained``.
 
     Raises:
@@ -67,10 +67,9 @@ def load_model(
     """
     folder = Path(folder)
     row = check_directory(folder)
-    own_class = own_class or (trust and not carries_code(folder))
-    if not own_class:
-        options["trust_remote_code"] = trust
-    loader: Any = language_model_class(row) if own_class else AutoModelForCausalLM
+    if code != "ours":
+        options["trust_remote_code"] = code == "directory"
+    loader: Any = language_model_class(row) if code == "ours" else AutoModelForCausalLM
     try:
         loaded: Any = loader.from_pretrained(
             folder, dtype=dtype, device_map=device_map, output_loading_info=True, **options
@@ -90,11 +89,44 @@ def remedy(folder: Path) -> str:
     return f"convert it again, or if the weights are right, run python -m helpers refresh {folder}"
 
 
-def carries_code(folder: Path) -> bool:
-    """Say whether the code is there that ``config.json`` names; transformers' own classes save a model without it."""
-    auto_map = read_config(folder).get("auto_map")
-    name = auto_map.get("AutoModelForCausalLM") if isinstance(auto_map, dict) else None
-    return isinstance(name, str) and (folder / f"{name.split('.')[0]}.py").is_file()
+def other_code(folder: Path) -> list[str]:
+    """Return the files whose code transformers would run for a directory, and which are not this project's.
+
+    Code that is not there at all is no other code: a directory that transformers' own class saved has none.
+
+    Raises:
+        InputError: ``config.json`` is unusable, or takes code from another repository.
+    """
+    content = read_config(folder)
+    row = MODEL_TYPES.get(str(content.get("model_type")))
+    auto_map = content.get("auto_map") or {}
+    named = list(auto_map.values()) if isinstance(auto_map, dict) else [auto_map]
+    files = dict.fromkeys(row.code_files if row else ())
+    for name in named:
+        if not isinstance(name, str) or "--" in name:
+            raise InputError(
+                f"{folder / 'config.json'} takes its code from {str(name)[:80]!r}, another repository, which is never "
+                f"asked; run python -m helpers refresh {folder}."
+            )
+        files[f"{name.split('.')[0]}.py"] = None
+    return [name for name in files if is_other_code(folder / name)]
+
+
+def is_other_code(file: Path) -> bool:
+    """Say whether a file of code is there, and differs from the one of this project that has its name."""
+    if not file.is_file():
+        return False
+    ours = HUB_CODE / file.name
+    return not ours.is_file() or file.read_bytes() != ours.read_bytes()
+
+
+def refuse_other_code(folder: Path, names: list[str]) -> None:
+    """Raise InputError if some files of code in a directory are not this project's: it would be another model."""
+    if names:
+        raise InputError(
+            f"{' and '.join(names)} of {folder} is not this version's code, and is not run unasked; replace it with "
+            f"python -m helpers refresh {folder}, or read it, and say --trust-remote-code."
+        )
 
 
 def check_directory(folder: str | Path, with_tokenizer: bool = False) -> VersionRow:
@@ -115,8 +147,8 @@ def check_directory(folder: str | Path, with_tokenizer: bool = False) -> Version
     row = MODEL_TYPES.get(str(content.get("model_type")))
     if row is None:
         kinds = " or ".join(MODEL_TYPES)
-        kind = content.get("model_type")
-        raise InputError(f"Cannot load the model {folder}: its config.json says model_type {kind!r}, not {kinds}; "
+        kind = printable(repr(content.get("model_type")))
+        raise InputError(f"Cannot load the model {folder}: its config.json says model_type {kind}, not {kinds}; "
                          "give a directory made by convert.")  # fmt: skip
     check_tokenizer(folder, with_tokenizer)
     if content.get("quantization_config"):
@@ -141,8 +173,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         InputError: there is none, or it is something else.
     """
     path = folder / "config.json"
-    if not path.is_file():
-        if (folder / "adapter_config.json").is_file():
+    if not is_file(path):
+        if is_file(folder / "adapter_config.json"):
             raise InputError(
                 f"{folder} holds an adapter without its model; merge the two with merge_and_unload of peft, "
                 "and give what save_pretrained makes of that."
@@ -222,7 +254,7 @@ def config_at_fault(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a field of a wrong type shows in many ways
-        reason = " ".join(str(error).split()).rstrip(".")
+        reason = printable(" ".join(str(error).split()).rstrip("."), 500)
         raise InputError(
             f"{folder / 'config.json'} is not usable: {reason}; run python -m helpers refresh {folder}."
         ) from None
@@ -248,8 +280,10 @@ def check_tensors(
             shapes = f"shape {list(weights[name].shape)}, and {settings} calls for {list(wanted.shape)}"
             raise InputError(f"{owners[name]}: {name} has {shapes}; {remedy(folder)}.")
     if unexpected := [name for name in weights if name not in expected]:
-        name = unexpected[0]
-        raise InputError(f"{owners[name]} has a tensor {name}, which {settings} does not call for; {remedy(folder)}.")
+        name = printable(unexpected[0])
+        raise InputError(
+            f"{owners[unexpected[0]]} has a tensor {name}, which {settings} does not call for; {remedy(folder)}."
+        )
 
 
 def check_details(folder: Path, config: PreTrainedConfig, weights: dict[str, Tensor]) -> None:
@@ -258,9 +292,13 @@ def check_details(folder: Path, config: PreTrainedConfig, weights: dict[str, Ten
     weights.setdefault("head.weight", weights["emb.weight"])  # the tables are tied
     info = describe(weights, str(folder))
     expected = model_config(info, info.main_dtype)
+    length = getattr(config, "context_length", None)
+    if type(length) is not int or length < 1:
+        says = f"{folder / 'config.json'} says context_length {printable(repr(length))}"
+        raise InputError(f"{says}, which is no number of tokens; run python -m helpers refresh {folder}.")
     for name in ("version", "head_size", *info.details):
         if hasattr(expected, name) and getattr(config, name) != getattr(expected, name):
-            says = f"{folder / 'config.json'} says {name} {getattr(config, name)!r}"
+            says = f"{folder / 'config.json'} says {name} {printable(repr(getattr(config, name)))}"
             raise InputError(
                 f"{says}, and the weights {getattr(expected, name)!r}; run python -m helpers refresh {folder}."
             )

@@ -12,8 +12,10 @@ from itertools import chain, count
 from pathlib import Path
 
 from ..atomic import link_or_copy, replaced_directory
+from ..checkpoints.intact import CheckedFile
 from ..checkpoints.versions import WORLD_ROWS
 from ..errors import InputError
+from ..inputs import check_regular
 from .directory import Source, write_model
 from .reading import load_converted, weight_files
 from .sizes import SHARD_LIMIT, parse_size
@@ -64,7 +66,9 @@ def refresh(
         InputError: ``folder`` has no weights of a supported RWKV model, or the disk is full. Then nothing has changed.
     """
     folder = Path(folder)
-    source = Source(folder.resolve(), *load_converted(folder))
+    files = tuple(CheckedFile.plain(file) for file in weight_files(folder))
+    weights, info = load_converted(folder)
+    source = Source(folder.resolve(), weights, info, files)
     context_length = old_context_length(folder)
     limit = parse_size(max_shard_size)
     if with_tokenizer is None:
@@ -73,20 +77,21 @@ def refresh(
         write_model(new, source, None, limit, context_length, progress, with_tokenizer)
         keep_other_files(folder, new, REPLACED + (REPLACED_WITH_TOKENIZERS if with_tokenizer else ()))
         keep_card(folder, new)
-        del source  # Windows does not rename a directory with files that are mapped
+        del source, weights  # Windows does not rename a directory with files that are mapped
     return folder
 
 
 def old_context_length(folder: Path) -> int:
     """Return the context length of an old configuration, or the usual one if there is none."""
     path = folder / "config.json"
+    if not os.path.lexists(path):
+        return 4096
+    check_regular(path, "the configuration", "correct it, or remove it")
     try:
         length = json.loads(path.read_text(encoding="utf-8")).get("context_length", 4096)
-    except FileNotFoundError:
-        return 4096
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         raise InputError(f"{path} is not a configuration; correct it, or remove it.") from None
-    return length if isinstance(length, int) and length > 0 else 4096
+    return length if type(length) is int and length > 0 else 4096  # true is an int, too
 
 
 def keep_other_files(old: Path, new: Path, replaced: tuple[str, ...]) -> None:

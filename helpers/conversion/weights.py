@@ -7,6 +7,7 @@ same reason shards are planned here: ``huggingface_hub`` moves a tensor that is 
 
 import json
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,12 +16,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..checkpoints.files import is_finite, pieces, sharing_memory
+from ..checkpoints.files import is_finite, read_pieces, sharing_memory
 from ..checkpoints.names import hub_name
 from ..checkpoints.versions import Layout
 from ..errors import InputError
 
 SAFETENSORS_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+INDEX = "model.safetensors.index.json"
 Weights = dict[str, Tensor]
 
 
@@ -32,6 +34,7 @@ def write_weights(
     limit: int,
     source: Path,
     progress: bool = True,
+    written: Callable[[Path], object] = lambda path: None,
 ) -> None:
     """Write the weights files of a model directory, and their index if there is more than one.
 
@@ -42,6 +45,7 @@ def write_weights(
         limit: bytes in a file, unless a single tensor is larger.
         source: where the tensors come from, for messages.
         progress: show a bar, in bytes.
+        written: is called with each file of numbers when it is complete.
 
     Raises:
         InputError: two tensors share memory, or a number is not finite, or too large for ``dtype``.
@@ -55,11 +59,16 @@ def write_weights(
         for number, names in enumerate(shards, start=1):
             only = len(shards) == 1
             file = "model.safetensors" if only else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            writer.write(folder / file, {name: weights[name] for name in names})
+            writer.write(folder / file, weights, names)
+            written(folder / file)
             index |= {hub_name(name, layout): file for name in names}
     if len(shards) > 1:
-        content = {"metadata": {"total_size": total}, "weight_map": index}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (folder / INDEX).write_text(index_text(total, index), encoding="utf-8")
+
+
+def index_text(total: int, index: dict[str, str]) -> str:
+    """Return the index of several weights files: all bytes of numbers, and the file of each tensor."""
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=2) + "\n"
 
 
 def refuse_shared_memory(weights: Weights, source: Path) -> None:
@@ -104,13 +113,13 @@ class WeightsWriter:
     source: Path
     bar: "tqdm[NoReturn]"
 
-    def write(self, path: Path, weights: Weights) -> None:
-        """Write one file."""
-        header = self.header(weights)
+    def write(self, path: Path, weights: Weights, names: list[str]) -> None:
+        """Write one file with the tensors of these names."""
+        header = self.header({name: weights[name] for name in names})
         with open(path, "wb") as file:
             file.write(struct.pack("<Q", len(header)) + header)
-            for name, weight in weights.items():
-                for piece in pieces(weight):
+            for name in names:
+                for piece in read_pieces(weights, name):
                     data = self.prepare(name, piece)
                     file.write(data)
                     self.bar.update(data.nbytes)

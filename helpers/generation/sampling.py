@@ -2,8 +2,10 @@
 
 ``generate`` is the right tool for most work. This loop is for programs that show text while it is written: it can be
 left after any token, has random numbers of its own, and hands out the state, so that a later call goes on from there.
+:class:`Decoding` is the loop's one step, for one text or several side by side; :func:`stream` is the loop for one.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,7 +16,6 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
-    StoppingCriteria,
     TemperatureLogitsWarper,
     TopPLogitsWarper,
 )
@@ -22,6 +23,7 @@ from transformers import (
 from ..errors import InputError
 
 COLDEST = 1e-3  # a lower temperature counts as 0: logits divided by it would no longer be numbers
+PIECE = 512  # tokens of a prompt that are read at once: after each piece a caller can stop
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,17 @@ class Sampling:
     begin_suppress_tokens: tuple[int, ...] = ()  # ids that the new text may not begin with
     max_new_tokens: int = 100
     seed: int = 0  # the same seed gives the same text
+    frequency_penalty: float = 0.0  # the same for each time that a token occurs in the new text; 0: off
+    logit_bias: tuple[tuple[int, float], ...] = ()  # ids, and what is added to their logits before all else
 
     def __post_init__(self) -> None:
         ranges = {
             "temperature": (0 <= self.temperature < float("inf"), "0 or more"),
             "top_p": (0 < self.top_p <= 1, "more than 0 and at most 1"),
             "repetition_penalty": (0 < self.repetition_penalty < float("inf"), "more than 0"),
-            "presence_penalty": (abs(self.presence_penalty) < float("inf"), "a finite number"),
+            "presence_penalty": (math.isfinite(self.presence_penalty), "a finite number"),
+            "frequency_penalty": (math.isfinite(self.frequency_penalty), "a finite number"),
+            "logit_bias": (all(math.isfinite(bias) for _, bias in self.logit_bias), "finite numbers"),
             "max_new_tokens": (self.max_new_tokens >= 1, "1 or more"),
             "seed": (0 <= self.seed < 2**63, "0 or more"),
         }
@@ -78,6 +84,34 @@ class PresencePenalty(LogitsProcessor):
         return torch.where(present, scores - self.penalty, scores)
 
 
+class FrequencyPenalty(LogitsProcessor):
+    """Subtract ``penalty`` from the logit of a token once for each time that it was generated before.
+
+    Source: ``alpha_frequency`` in BlinkDL's ``rwkv.utils.PIPELINE``; also called so in OpenAI's API.
+    """
+
+    def __init__(self, penalty: float, prompt_length: int):
+        self.penalty, self.prompt_length = penalty, prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return new scores (B, V), given the ids (B, T) of prompt and text so far."""
+        new = input_ids[:, self.prompt_length :]
+        return scores.scatter_add(1, new, torch.full_like(new, -self.penalty, dtype=scores.dtype))
+
+
+class LogitBias(LogitsProcessor):
+    """Add a number each to the logits of some tokens."""
+
+    def __init__(self, biases: Sequence[tuple[int, float]]):
+        self.biases = list(biases)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return new scores (B, V)."""
+        tokens, biases = zip(*self.biases, strict=True)
+        bias = torch.tensor(biases, device=scores.device, dtype=scores.dtype)
+        return scores.index_add(1, torch.tensor(tokens, device=scores.device), bias.expand(len(scores), -1))
+
+
 class SuppressAtBegin(LogitsProcessor):
     """Rule out some tokens as the first new one.
 
@@ -95,30 +129,17 @@ class SuppressAtBegin(LogitsProcessor):
         return scores.index_fill(1, ruled_out, -torch.inf)
 
 
-class StopStrings(StoppingCriteria):
-    """End a text where a stop string is complete; the prompt does not count.
-
-    ``StopStringCriteria`` first goes through the whole vocabulary, and does not see a character that two tokens share.
-    """
-
-    def __init__(self, stops: list[str], tokenizer: Any, prompt_length: int):
-        self.stops, self.tokenizer, self.prompt_length = stops, tokenizer, prompt_length
-        self.longest = max(len(stop.encode()) for stop in stops)  # a token has at least one byte
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        """Return for each row whether it ends, (B,), given the ids (B, T) of prompt and text so far."""
-        ends = self.tokenizer.batch_decode(input_ids[:, self.prompt_length :][:, -self.longest :])
-        found = [any(stop in end for stop in self.stops) for end in ends]
-        return torch.tensor(found, device=input_ids.device)
-
-
 def logits_processors(settings: Sampling, prompt_length: int = 0) -> LogitsProcessorList:
     """Return what changes the logits before the choice, in the order that ``generate`` has."""
     processors = LogitsProcessorList()
+    if settings.logit_bias:
+        processors.append(LogitBias(settings.logit_bias))
     if settings.repetition_penalty != 1:
         processors.append(RepetitionPenaltyLogitsProcessor(float(settings.repetition_penalty)))
     if settings.presence_penalty != 0:
         processors.append(PresencePenalty(settings.presence_penalty, prompt_length))
+    if settings.frequency_penalty != 0:
+        processors.append(FrequencyPenalty(settings.frequency_penalty, prompt_length))
     if settings.begin_suppress_tokens:
         processors.append(SuppressAtBegin(settings.begin_suppress_tokens, prompt_length))
     if settings.temperature != 1 and not settings.greedy:
@@ -128,39 +149,101 @@ def logits_processors(settings: Sampling, prompt_length: int = 0) -> LogitsProce
     return processors
 
 
-@torch.no_grad()
-def stream(model: Any, ids: list[int], settings: Sampling, state: tuple | None = None) -> Iterator[tuple[int, tuple]]:
-    """Yield one new token after the other, each with the state after everything before it.
+@dataclass(frozen=True)
+class Step:
+    """One more token of each text."""
+
+    tokens: list[int]  # (B)
+    logits: Tensor  # (B, V) fp32: what the model says, before bias, penalties and temperature
+    state: tuple  # after everything before these tokens
+
+
+class Decoding:
+    """Texts that go on from one prompt, side by side: each step gives one more token of each.
+
+    Text number i has the random numbers of ``seed + i``, so it is the one that this seed gives alone.
 
     Args:
-        model: an RWKV model with its head; it reads ``ids`` at once, then token by token.
+        model: an RWKV model with its head; it reads ``ids`` once, then token by token.
         ids: the prompt, or with ``state`` what comes next.
-        state: what an earlier call handed out; left unchanged.
-
-    Stops after ``max_new_tokens`` or before the end of text (id 0).
+        state: what an earlier step handed out, of one text; left unchanged.
+        rows: the number of texts, B.
 
     Raises:
         InputError: ``ids`` is empty.
     """
-    if not ids:
-        raise InputError("There are no tokens to continue; give a prompt.")
-    context = torch.tensor([ids], device=model.device)
-    processors = logits_processors(settings, prompt_length=len(ids))
-    generator = torch.Generator(model.device).manual_seed(settings.seed)
-    unread = context
-    for _ in range(settings.max_new_tokens):
-        output = model(unread, state=state, use_cache=True, logits_to_keep=1)
-        state = output.state
-        scores = processors(cast(torch.LongTensor, context), output.logits[:, -1].float())
-        if settings.greedy:
-            unread = scores.argmax(dim=-1, keepdim=True)
+
+    def __init__(self, model: Any, ids: list[int], settings: Sampling, state: tuple | None = None, rows: int = 1):
+        if not ids:
+            raise InputError("There are no tokens to continue; give a prompt.")
+        self.model, self.settings, self.state, self.rows = model, settings, state, rows
+        self.context = torch.tensor([ids], device=model.device)
+        self.unread = self.context  # of the texts so far, what the model has yet to read
+        self.processors = logits_processors(settings, prompt_length=len(ids))
+        seeds = ((settings.seed + row) % 2**63 for row in range(rows))
+        self.generators = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
+
+    def read_piece(self) -> bool:
+        """Read the next piece of a long prompt; return whether there was one; :meth:`step` reads its end."""
+        if self.unread.shape[1] <= PIECE:
+            return False
+        self._read(self.unread[:, :PIECE])
+        self.unread = self.unread[:, PIECE:]
+        return True
+
+    @torch.no_grad()
+    def step(self) -> Step:
+        """Choose the next token of each text.
+
+        Raises:
+            InputError: the model's logits are not numbers.
+        """
+        while self.read_piece():
+            pass
+        logits = self._read(self.unread)
+        if len(logits) < self.rows:  # the prompt, which was read once for all
+            logits, self.context = logits.expand(self.rows, -1), self.context.expand(self.rows, -1)
+            self.state = tuple(part.repeat_interleave(self.rows, dim=0) for part in self.state or ())
+        if not logits.isfinite().all():
+            raise InputError("The model's logits are not finite numbers; try another dtype, or verify the model.")
+        scores = self.processors(cast(torch.LongTensor, self.context), logits)
+        if self.settings.greedy:
+            self.unread = scores.argmax(dim=-1, keepdim=True)
         else:
-            unread = torch.multinomial(scores.softmax(dim=-1), num_samples=1, generator=generator)
-        token = int(unread.item())
+            rows = scores.softmax(dim=-1).split(1)
+            drawn = [torch.multinomial(p, 1, generator=g) for p, g in zip(rows, self.generators, strict=True)]
+            self.unread = torch.cat(drawn)
+        self.context = torch.cat([self.context, self.unread], dim=1)
+        return Step(self.unread[:, 0].tolist(), logits, self.state or ())
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with some of the texts only, given by their numbers among those that are left."""
+        index = torch.tensor(rows, device=self.context.device)
+        self.state = tuple(part.index_select(0, index.to(part.device)) for part in self.state or ())
+        self.context, self.unread = self.context[index], self.unread[index]
+        self.generators = [self.generators[row] for row in rows]
+        self.rows = len(rows)
+
+    @torch.no_grad()
+    def _read(self, tokens: Tensor) -> Tensor:
+        """Let the model read more tokens (B, T) of each text, and return the logits (B, V) after them, in fp32."""
+        output = self.model(tokens, state=self.state, use_cache=True, logits_to_keep=1)
+        self.state = output.state
+        return output.logits[:, -1].float()
+
+
+def stream(model: Any, ids: list[int], settings: Sampling, state: tuple | None = None) -> Iterator[tuple[int, tuple]]:
+    """Yield one new token after the other, each with the state after everything before it.
+
+    Stops after ``max_new_tokens`` or before the end of text (id 0). Arguments and errors: see :class:`Decoding`.
+    """
+    decoding = Decoding(model, ids, settings, state)
+    for _ in range(settings.max_new_tokens):
+        step = decoding.step()
+        token = step.tokens[0]
         if token in end_tokens(model):
             return
-        yield token, state
-        context = torch.cat([context, unread], dim=1)
+        yield token, step.state
 
 
 def end_tokens(model: Any) -> list[int]:

@@ -1,43 +1,90 @@
-"""Serve a converted directory over HTTP with ``transformers serve``: an API that clients of OpenAI's API understand.
+"""Serve a converted directory over HTTP: a small server of this project's own, for clients of OpenAI's API.
 
-``transformers serve DIR`` itself serves models whose class is part of transformers, such as RWKV-4. It fails for the
-others, because it looks the class up by name in transformers, with ``--trust-remote-code`` too. :func:`serving` hands
-it a model that is loaded already, of this project's own class; nothing in the directory is executed. So a model that
-was saved after fine-tuning can be served as well.
+The model is loaded as this project's own class, so nothing in the directory is executed. :mod:`.api` says what may be
+asked, :mod:`.web` who is let in, :mod:`.jobs` who waits for whom, and :mod:`.answers` how an answer comes about.
 """
 
-import json
-import logging
+import asyncio
+import atexit
+import ipaddress
+import re
 import socket
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedTokenizerFast, StoppingCriteriaList
-from transformers import logging as transformers_logging
-from transformers.utils import is_serve_available
+import uvicorn
+from transformers import PreTrainedTokenizerFast
 
 from ..conversion.loading import check_directory, choose_device, load_model
 from ..errors import InputError
-from .sampling import PresencePenalty, StopStrings, SuppressAtBegin
+from . import answers
+from .api import Served
+from .jobs import Line
+from .web import Doors, application
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")  # auto: as in the directory
-STARTUP = 600  # seconds after which a server that does not answer has failed
+STARTUP = 60  # seconds after which a web server that does not answer has failed
+PATIENCE = 0.4  # seconds that connections have to end by themselves, and then the thread that answers
 
 
-def refuse_used_port(host: str, port: int) -> None:
-    """Raise InputError if another program listens on ``port``, or there is no such port; 0 is any free one."""
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket that nothing listens on yet.
+
+    Raises:
+        InputError: another program listens there, or there is no such port or address.
+    """
     if not 0 <= port < 65536:
         raise InputError(f"There is no port {port}; choose a --port from 1 to 65535, or 0 for a free one.")
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        with socket.create_server((host, port)):
-            pass
-    except OSError as error:
-        raise InputError(f"Cannot listen on {host}:{port}: {error.strerror}; choose another --port.") from None
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+        bound.listen()  # fails here rather than later if another program does so
+    except (OSError, TypeError, UnicodeError) as error:  # the latter two: a host that no name can be
+        bound.close()
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"Cannot listen on {host}:{port}: {reason}; choose another --host or --port.") from None
+    return bound
+
+
+def is_local(host: str) -> bool:
+    """Say whether only programs on this computer reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def doors(host: str, hosts: Sequence[str], origins: Sequence[str], key: str | None, no_auth: bool) -> Doors:
+    """Return who is let in.
+
+    Raises:
+        InputError: everybody would be, or a name, an origin or the key is not one.
+    """
+    if key is None and not no_auth and not is_local(host):
+        raise InputError(
+            f"On {host or 'every address'}, other computers reach the server; give --api-key or the environment "
+            "variable RWKV_API_KEY, or let everybody in with --no-auth."
+        )
+    if key is not None and not re.fullmatch(r"[!-~]+", key):
+        raise InputError("The API key is empty, or has blanks or characters beyond ASCII; give another.")
+    for name in hosts:
+        if not re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\]", name):
+            raise InputError(f"--allow-host {name!r} is not a name; give one without port, such as models.example.org.")
+    for origin in origins:
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[a-z0-9._-]+(:[0-9]+)?", origin):
+            raise InputError(f"--allow-origin {origin!r} is not an origin; give one such as https://example.org.")
+    return Doors((url_host(host), *hosts), tuple(origins), key)
+
+
+def url_host(host: str) -> str:
+    """Return a host as it stands in a URL."""
+    return f"[{host}]" if ":" in host else host
 
 
 @contextmanager
@@ -49,49 +96,61 @@ def serving(
     dtype: str = "auto",
     quiet: bool = True,
     max_tokens: int = 4096,
+    max_prompt: int = 8192,
+    queue: int = 64,
+    api_key: str | None = None,
+    no_auth: bool = False,
+    allow_hosts: Sequence[str] = (),
+    allow_origins: Sequence[str] = (),
 ) -> Iterator[str]:
     """Serve ``folder`` in the background and yield the address, such as ``http://127.0.0.1:8000/v1``.
 
-    The name of the model is that of the folder, as given. Chats and completions are answered, with or without a stream.
-    Beyond what ``transformers serve`` does:
+    The name of the model is that of the folder, as given. Chats and completions are answered as OpenAI's API
+    describes: in a stream or whole, with ``n``, ``stop``, ``seed``, log-probabilities, penalties and biases. What is
+    not done here, such as tools, or a format of the response, is refused in one sentence. See :mod:`.api`.
 
-    - A request is checked, and refused in one sentence if it has a wrong value, or asks for what is not done here:
-      several answers, log-probabilities, tools, or a format of the response. See :mod:`.api`.
-    - Requests sample, with their temperature and top_p, unless ``temperature`` is 0, as in OpenAI's API.
+    - Requests sample, with their temperature and top_p, unless ``temperature`` is 0. The same seed gives the same
+      answers, and answer number i is that of ``seed + i``.
     - An answer in a chat does not begin with a line break, and ends at a blank line, if the client gives no ``stop``. A
       stop string is not part of the answer.
     - The name of a special token in a message is ordinary text.
 
     Args:
-        host: 127.0.0.1 lets in programs on this computer only.
+        host: 127.0.0.1 lets in programs on this computer only. With any other address, a key is needed.
         port: 0 takes a free one.
         device: ``auto`` takes all GPUs that there are, or else the CPU.
         dtype: of the weights, one of ``DTYPES``.
         quiet: print warnings of the server only, no line for each request.
         max_tokens: the longest answer that a client may ask for.
+        max_prompt: the longest prompt, in tokens.
+        queue: the number of requests that may wait while one is answered; others are told to come again, with 429.
+        api_key: that clients have to show.
+        no_auth: let everybody in, whatever the address.
+        allow_hosts: names by which the server may be asked for, beside ``host`` and those of this computer.
+        allow_origins: of web pages that may use the server from a browser.
 
     Raises:
-        InputError: no complete model, no such device, the port is in use, or packages for serving are not installed.
+        InputError: no complete model, no such device, the port is in use, or an argument is wrong.
     """
-    if not is_serve_available():
-        raise InputError("Serving needs fastapi, uvicorn and openai; run pip install -r requirements.txt.")
     folder = Path(folder)
     if dtype not in DTYPES:
         raise InputError(f"There is no dtype {dtype}; choose one of {', '.join(DTYPES)}.")
-    if max_tokens < 1:
-        raise InputError(f"max_tokens is {max_tokens}; give a number from 1 on.")
+    for name, number, least in (("max_tokens", max_tokens, 1), ("max_prompt", max_prompt, 1), ("queue", queue, 0)):
+        if number < least:
+            raise InputError(f"{name} is {number}; give a number from {least} on.")
+    let_in = doors(host, allow_hosts, allow_origins, api_key, no_auth)
     check_directory(folder, with_tokenizer=True)
     place = "auto" if device == "auto" else choose_device(device)
-    refuse_used_port(host, port)
-    with messages(quiet):
-        model = load_model(folder, dtype=dtype, device_map=place, own_class=True)
+    with bind(host, port) as bound:
+        model = load_model(folder, dtype=dtype, device_map=place)
         tokenizer = load_tokenizer(folder, model)
-        server = start(model, tokenizer, str(folder), max_tokens, host=host, port=port, quiet=quiet)
+        served = Served(str(folder), model.get_input_embeddings().num_embeddings, max_tokens, max_prompt)
+        line = Line(partial(answers.write, model, answers.Spelling(tokenizer)), queue)
+        server = start(application(served, tokenizer, line, let_in), bound, quiet)
         try:
-            wait_for(server)
-            yield f"http://{host}:{used_port(server)}/v1"
+            yield f"http://{url_host(host)}:{bound.getsockname()[1]}/v1"
         finally:
-            server.kill_server()
+            stop(server, line)
 
 
 def load_tokenizer(folder: Path, model: Any) -> PreTrainedTokenizerFast:
@@ -113,99 +172,51 @@ def load_tokenizer(folder: Path, model: Any) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def start(
-    model: Any, tokenizer: PreTrainedTokenizerFast, name: str, max_tokens: int, host: str, port: int, quiet: bool
-) -> Any:
-    """Start ``transformers serve`` with a model that is loaded already, behind :class:`.api.Gate`, and return it."""
-    from transformers.cli.serve import Serve  # slow to import
-    from transformers.cli.serving.model_manager import TimedModel
+class Server(uvicorn.Server):
+    """A web server in a thread of its own."""
 
-    from .api import NAME, Gate, Served
+    def __init__(self, config: uvicorn.Config, bound: socket.socket):
+        super().__init__(config)
+        self.thread = threading.Thread(target=self.run, args=([bound],), name="rwkv-web", daemon=True)
 
-    model.generate = partial(generate, model.generate)
-    defaults = json.loads(model.generation_config.to_json_string())
-    served = Served(name, model.get_input_embeddings().num_embeddings, defaults, max_tokens)
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.loop = asyncio.get_running_loop()
+        await super().startup(sockets)
 
-    class Server(Serve):
-        def start_server(self) -> None:  # called at the end of its __init__
-            manager: Any = self._model_manager
-            manager.force_model = NAME
-            manager.loaded_models[manager.process_model_name(NAME)] = TimedModel(model, -1, tokenizer)
-            config: Any = self.server.config
-            config.app = Gate(config.app, served)
-            super().start_server()
-
-    settings = {"tokenizer_kwargs": {"split_special_tokens": True}}
-    return Server(
-        host=host,
-        port=port,
-        chat_template_kwargs=json.dumps(settings),
-        log_level="error" if quiet else "warning",
-        non_blocking=True,
-    )
+    def abort(self) -> None:
+        """Close all connections, whatever is still to be sent: clients that do not read would be waited for."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
-def generate(
-    of_model: Callable[..., Tensor],
-    input_ids: Tensor,
-    generation_config: GenerationConfig,
-    tokenizer: Any,
-    **inputs: Any,
-) -> Tensor:
-    """Generate with this project's means where those of transformers are slow: see :mod:`.sampling`.
-
-    For each request with a stop string, transformers goes through the whole vocabulary, which takes half a second.
-    """
-    prompt_length = input_ids.shape[1]
-    processors, criteria = LogitsProcessorList(), StoppingCriteriaList()
-    if penalty := getattr(generation_config, "presence_penalty", 0):
-        processors.append(PresencePenalty(penalty, prompt_length))
-    if first := generation_config.begin_suppress_tokens:
-        processors.append(SuppressAtBegin(first, prompt_length))
-    if stops := generation_config.stop_strings:
-        criteria.append(StopStrings(stops, tokenizer, prompt_length))
-    generation_config.update(begin_suppress_tokens=None, stop_strings=None)
-    return of_model(
-        input_ids=input_ids,
-        generation_config=generation_config,
-        logits_processor=processors,
-        stopping_criteria=criteria,
-        **inputs,
-    )
-
-
-def used_port(server: Any) -> int:
-    """Return the port that a running server listens on."""
-    return server.server.servers[0].sockets[0].getsockname()[1]
-
-
-@contextmanager
-def messages(quiet: bool) -> Iterator[None]:
-    """If ``quiet``, hold back what the web server says below a warning; restore transformers' verbosity at the end."""
-
-    def important(record: logging.LogRecord) -> bool:
-        return not quiet or record.levelno >= logging.WARNING
-
-    loggers = [logging.getLogger(name) for name in ("uvicorn.error", "uvicorn.access")]
-    verbosity = transformers_logging.get_verbosity()  # the server sets it
-    for logger in loggers:
-        logger.addFilter(important)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(important)
-        transformers_logging.set_verbosity(verbosity)
-
-
-def wait_for(server: Any) -> None:
-    """Return when the server accepts requests.
+def start(app: Any, bound: socket.socket, quiet: bool) -> Server:
+    """Start a web server, and return it when it accepts requests.
 
     Raises:
         InputError: it ended, or is not ready after ``STARTUP`` seconds.
     """
+    level = "warning" if quiet else "info"
+    options: dict[str, Any] = {"http": "h11", "ws": "none", "lifespan": "off", "loop": "asyncio"}
+    config = uvicorn.Config(
+        app, **options, log_level=level, access_log=not quiet, proxy_headers=False, server_header=False
+    )
+    server = Server(config, bound)
+    server.thread.start()
     end = time.monotonic() + STARTUP
-    while not server.server.started:
-        if not server._thread.is_alive() or time.monotonic() > end:
+    while not server.started:
+        if not server.thread.is_alive() or time.monotonic() > end:
             raise InputError("The server did not start; see its messages above.")
-        time.sleep(0.02)
+        time.sleep(0.01)
+    return server
+
+
+def stop(server: Server, line: Line) -> None:
+    """End everything: what is being answered, what waits, and the web server. Returns at once."""
+    server.loop.call_soon_threadsafe(line.stop)
+    server.should_exit = True
+    server.thread.join(PATIENCE)
+    if server.thread.is_alive():
+        server.loop.call_soon_threadsafe(server.abort)
+        server.thread.join(PATIENCE)
+    if not line.join(PATIENCE):
+        atexit.register(line.join, STARTUP)  # a program that ends in the middle of a step of the model is aborted

@@ -25,7 +25,17 @@ from torch import Tensor, nn
 from transformers import RwkvConfig
 from transformers import initialization as init
 
-from .rwkv_common import RwkvForCausalLM, RwkvModel, RwkvTimeMix, at_least_fp32, last_token, mix, token_shift
+from .rwkv_common import (
+    RwkvForCausalLM,
+    RwkvModel,
+    RwkvTimeMix,
+    at_least_fp32,
+    last_token,
+    mix,
+    scaled,
+    token_shift,
+)
+from .rwkv_linear import RwkvLinear
 
 EMPTY = -1e38  # the maximum before the first token: e^EMPTY is 0, and differences stay finite in fp32
 
@@ -43,7 +53,8 @@ def add_decayed(earlier: Sums, log_decay: Tensor | float, later: Sums) -> Sums:
     maximum = maximum + log_decay
     top = torch.maximum(maximum, later_maximum).detach()
     old, new = torch.exp(maximum - top), torch.exp(later_maximum - top)
-    return old * numerator + new * later_numerator, old * denominator + new * later_denominator, top
+    numerator = torch.addcmul(new * later_numerator, old, numerator)
+    return numerator, torch.addcmul(new * later_denominator, old, denominator), top
 
 
 def wkv4_recurrent(
@@ -115,9 +126,9 @@ def running_sums(sums: Sums, log_decay: Tensor) -> Sums:
 class Rwkv4TimeMix(RwkvTimeMix):
     """Time-mix of RWKV-4: ``output(sigmoid(R x') * wkv(K x', V x'))``; RWKV-4 paper, equations 11 to 15."""
 
-    key: nn.Linear
-    value: nn.Linear
-    receptance: nn.Linear
+    key: RwkvLinear
+    value: RwkvLinear
+    receptance: RwkvLinear
     time_mix_key: nn.Parameter
     time_mix_value: nn.Parameter
     time_mix_receptance: nn.Parameter
@@ -127,10 +138,10 @@ class Rwkv4TimeMix(RwkvTimeMix):
         hidden, width = config.hidden_size, config.attention_hidden_size
         assert width is not None  # the configuration fills it in
         for name in self.inputs:
-            self.add_module(name, nn.Linear(hidden, width, bias=False))
+            self.add_module(name, RwkvLinear(hidden, width, bias=False))
         self.time_decay = nn.Parameter(torch.empty(width))
         self.time_first = nn.Parameter(torch.empty(width))
-        self.output = nn.Linear(width, hidden, bias=False)
+        self.output = RwkvLinear(width, hidden, bias=False)
         self.wkv = wkv4_scan
 
     def initialize(self) -> None:
@@ -156,7 +167,7 @@ class Rwkv4TimeMix(RwkvTimeMix):
         w, u = -torch.exp(at_least_fp32(self.time_decay)), at_least_fp32(self.time_first)
         wkv4 = wkv4_recurrent if x.shape[1] == 1 else self.wkv
         wkv, state = wkv4(k, v, w, u, self.initial_wkv(len(x)) if state is None else state.to(k), lengths)
-        return self.output(r * wkv.to(x.dtype) * scale), last_token(x, before, lengths), state
+        return self.output(scaled(r * wkv.to(x.dtype), scale)), last_token(x, before, lengths), state
 
 
 class Rwkv4Model(RwkvModel):

@@ -27,8 +27,13 @@ from .rwkv_common import (
     at_least_fp32,
     last_token,
     mix,
+    scaled,
     token_shift,
+    without_autocast,
 )
+from .rwkv_linear import RwkvLinear
+
+CHUNKS_AT_ONCE = 64  # whose states are one matrix product, of a size that grows with the square of this number
 
 
 def wkv5_recurrent(
@@ -49,8 +54,8 @@ def wkv5_recurrent(
     outputs = []
     for t in range(r.shape[2]):
         kv = k[:, :, t, :, None] * v[:, :, t, None, :]
-        outputs.append((r[:, :, t, None, :] @ (u * kv + state))[:, :, 0])
-        new_state = w * state + kv
+        outputs.append((r[:, :, t, None, :] @ torch.addcmul(state, u, kv))[:, :, 0])
+        new_state = torch.addcmul(kv, w, state)
         state = new_state if lengths is None else torch.where((t < lengths).view(-1, 1, 1, 1), new_state, state)
     return torch.stack(outputs, dim=2), state
 
@@ -69,9 +74,9 @@ def wkv5_mask(log_w: Tensor, u: Tensor, size: int) -> Tensor:
 def wkv5_scores(r: Tensor, k: Tensor, log_w: Tensor, u: Tensor) -> Tensor:
     """Return how much of v_j reaches y_i inside each chunk, (B, H, n, C, C): r_i k_j mask_ij, summed over channels.
 
-    With one decay a head, the mask M leaves the sum: the scores are (r k^T) * M. With one a channel, scores of single
-    tokens are joined to those of blocks of 2, 4, ... C tokens. In a block, token p of the second half reads token q of
-    the first with w^p w^(half-1-q). No exponent is negative, so one factor goes into r, one into k, and a matrix
+    With one decay a head, the mask M leaves the sum: the scores are (r k^T) * M. With one a channel, the scores across
+    the middle of a block are computed for blocks of 2, 4, ... C tokens. There, token p of the second half reads token q
+    of the first with w^p w^(half-1-q). No exponent is negative, so one factor goes into r, one into k, and a matrix
     product is left.
 
     Args:
@@ -81,17 +86,16 @@ def wkv5_scores(r: Tensor, k: Tensor, log_w: Tensor, u: Tensor) -> Tensor:
     size = r.shape[3]
     if log_w.shape[1] == u.shape[1] == 1:
         return (r @ k.mT) * wkv5_mask(log_w, u, size)[:, None, :, :, 0]
-    scores = (r * u[:, None, None] * k).sum(-1).flatten(2)[..., None, None]  # (B, H, n C, 1, 1)
-    log_w = log_w[:, None, None]
+    scores = torch.diag_embed((r * u[:, None, None] * k).sum(-1))
+    power = torch.exp(log_w[:, None, None] * torch.arange(max(size // 2, 1), device=r.device)[:, None])  # w^p
+    reversed_power = power.flip(2)
     half = 1
     while half < size:
-        first = k.flatten(2, 3).unflatten(2, (-1, 2, half))[:, :, :, 0]  # (B, H, blocks, half, N)
-        second = r.flatten(2, 3).unflatten(2, (-1, 2, half))[:, :, :, 1]
-        step = torch.arange(half, device=r.device)[:, None]
-        across = (second * torch.exp(log_w * step)) @ (first * torch.exp(log_w * (half - 1 - step))).mT
-        upper = torch.cat([scores[:, :, 0::2], torch.zeros_like(across)], dim=-1)
-        lower = torch.cat([across, scores[:, :, 1::2]], dim=-1)
-        scores = torch.cat([upper, lower], dim=-2)
+        second = r.unflatten(3, (-1, 2, half))[..., 1, :, :]  # (B, H, n, blocks, half, N)
+        first = k.unflatten(3, (-1, 2, half))[..., 0, :, :]
+        across = (second * power[:, :, None, :half]) @ (first * reversed_power[:, :, None, -half:]).mT
+        blocks = scores.unflatten(4, (-1, 2, half)).unflatten(3, (-1, 2, half))[:, :, :, :, 1, :, :, 0]
+        blocks.diagonal(dim1=3, dim2=5).copy_(across.movedim(3, -1))  # rows and columns of the same block
         half *= 2
     return scores
 
@@ -108,36 +112,56 @@ def tokens_in_chunks(tokens: int, size: int, lengths: Tensor | None, device: tor
     return (end - starts).clamp(0, size)
 
 
+def wkv5_states(added: Tensor, count: Tensor, log_w: Tensor, state: Tensor) -> Tensor:
+    """Return S before each chunk and after the last one, (B, H, n + 1, N, N), as one matrix product.
+
+    What chunk m added has decayed by all tokens read since when chunk n begins, and so has the initial state::
+
+        S_n = sum_{m<n} w^(c_n - c_{m+1}) A_m + w^(c_n) S_0        with c_n the tokens before chunk n
+
+    Args:
+        added: (B, H, n, N, N), what each chunk adds, A.
+        count: (B or 1, n), tokens of each chunk. log_w: (H, 1) or (H, N).
+        state: (B, H, N, N), the initial state, S_0.
+    """
+    read = F.pad(count.cumsum(1), (1, 0))  # c, (B or 1, n + 1)
+    gap = (read[:, :, None] - read[:, None, :]).clamp(min=0)[:, None, None]  # no exponent is negative
+    factor = torch.exp(log_w[..., None, None] * gap).tril()  # (B or 1, H, 1 or N, n + 1, n + 1)
+    parts = torch.cat([state[:, :, None], added], dim=2)
+    if factor.shape[2] == 1:
+        return (factor[:, :, 0] @ parts.flatten(3)).view_as(parts)
+    return (factor @ parts.transpose(2, 3)).transpose(2, 3)
+
+
 def wkv5_chunked(
     r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None = None, size=None
 ) -> tuple[Tensor, Tensor]:
     """The same as :func:`wkv5_recurrent` as matrix products, in chunks of C = ``size`` tokens, a power of two.
 
-    Inside all chunks at once, y = scores v. What came before a chunk reaches its token i through ``(r_i * w^i) S``;
-    only these states S, one a chunk, are computed one after the other.
+    Inside all chunks at once, y = scores v. What came before a chunk reaches its token i through ``(r_i * w^i) S``.
     """
     tokens = r.shape[2]
-    size = size or (32 if tokens <= 96 else 64)  # measured; the last chunk of a short text would be mostly empty
-    count = tokens_in_chunks(tokens, size, lengths, r.device)[:, None, :, None, None]  # (B or 1, 1, n, 1, 1)
-    r, k, v = (split_chunks(x, size) for x in (r, k, v))  # (B, H, n, C, N)
+    size = size or (16 if tokens <= 16 else 32 if tokens <= 96 else 64)  # measured; a chunk should not be mostly empty
+    count = tokens_in_chunks(tokens, size, lengths, r.device)  # (B or 1, n)
+    r, k, v = (split_chunks(x, size).contiguous() for x in (r, k, v))  # (B, H, n, C, N)
     inside = wkv5_scores(r, k, log_w, u) @ v
 
-    log_w = log_w[:, None, None]  # (H, 1, 1, 1 or N)
     step = torch.arange(size, device=r.device)[:, None]
-    written = k * torch.exp(log_w * (count - 1 - step).clamp(min=0)) * (step < count)
-    added, kept = written.mT @ v, torch.exp(log_w * count).mT  # what a chunk adds to S and keeps of it, (..., N, N)
+    left = count[:, None, :, None, None] - 1 - step  # tokens of the chunk behind this one; negative for padding
+    written = k * torch.exp(log_w[:, None, None] * left.clamp(min=0)) * (left >= 0)
     before = []
-    for chunk in range(r.shape[2]):
-        before.append(state)
-        state = kept[:, :, chunk] * state + added[:, :, chunk]
-    y = inside + (r * torch.exp(log_w * step)) @ torch.stack(before, dim=2)
+    for chunks, counts in zip((written.mT @ v).split(CHUNKS_AT_ONCE, 2), count.split(CHUNKS_AT_ONCE, 1), strict=True):
+        states = wkv5_states(chunks, counts, log_w, state)
+        before.append(states[:, :, :-1])
+        state = states[:, :, -1]
+    y = inside + (r * torch.exp(log_w[:, None, None] * step)) @ torch.cat(before, dim=2)
     return y.flatten(2, 3)[:, :, :tokens], state
 
 
 class Rwkv5TimeMix(RwkvTimeMix):
     """Time-mix of RWKV-5: receptance, key, value (and gate), WKV, a norm for each head, output."""
 
-    gate: nn.Linear
+    gate: RwkvLinear
     time_mix_gate: nn.Parameter
 
     def __init__(self, config: Rwkv5Config, layer: int):
@@ -151,13 +175,13 @@ class Rwkv5TimeMix(RwkvTimeMix):
         self.heads, self.head_size = config.num_heads, config.head_size
         self.gated, self.bonus_name = bool(gate), config.bonus_name
         for name in self.inputs:
-            self.add_module(name, nn.Linear(hidden, width, bias=False))
+            self.add_module(name, RwkvLinear(hidden, width, bias=False))
         self.time_decay = nn.Parameter(torch.empty(decay_shape))
         self.register_parameter(self.bonus_name, nn.Parameter(torch.empty(bonus_shape)))
         self.time_state = None
         if config.has_time_state:
             self.time_state = nn.Parameter(torch.zeros(self.heads, self.head_size, self.head_size))
-        self.output = nn.Linear(width, hidden, bias=False)
+        self.output = RwkvLinear(width, hidden, bias=False)
         self.wkv = wkv5_chunked
         self.ln_x = Fp32GroupNorm(self.heads, width, eps=config.group_norm_epsilon)
 
@@ -197,13 +221,13 @@ class Rwkv5TimeMix(RwkvTimeMix):
         r, k, v = heads("receptance"), heads("key"), heads("value")
         state = self.initial_wkv(batch) if state is None else state.to(r)
         wkv5 = wkv5_recurrent if tokens == 1 else self.wkv
-        with torch.autocast(x.device.type, enabled=False):  # its matrix products stay fp32 in mixed precision
+        with without_autocast(x):
             y, state = wkv5(r, k, v, *self.log_decay_and_bonus(), state, lengths)
 
         y = self.ln_x(y.transpose(1, 2).reshape(batch * tokens, -1)).view(batch, tokens, -1).to(x.dtype)
         if self.gated:
             y = y * F.silu(self.gate(mix(x, previous, self.time_mix_gate)))
-        return self.output(y * scale), last_token(x, before, lengths), state
+        return self.output(scaled(y, scale)), last_token(x, before, lengths), state
 
 
 class Rwkv5Model(RwkvModel):

@@ -32,8 +32,11 @@ from .rwkv_common import (
     RwkvTimeMix,
     at_least_fp32,
     last_token,
+    scaled,
     token_shift,
+    without_autocast,
 )
+from .rwkv_linear import RwkvLinear
 
 LETTERS = "wkvrg"  # of the inputs, in the order of time_maa_w1 and time_maa_w2
 
@@ -116,10 +119,10 @@ def wkv6_chunked(
 class Rwkv6TimeMix(RwkvTimeMix):
     """Time-mix of RWKV-6: mixtures and decay set by the text, WKV, a norm for each head, gate, output."""
 
-    receptance: nn.Linear
-    key: nn.Linear
-    value: nn.Linear
-    gate: nn.Linear
+    receptance: RwkvLinear
+    key: RwkvLinear
+    value: RwkvLinear
+    gate: RwkvLinear
     time_maa_x: nn.Parameter
 
     def __init__(self, config: Rwkv6Config, layer: int):
@@ -141,8 +144,8 @@ class Rwkv6TimeMix(RwkvTimeMix):
         if config.has_time_state:
             self.time_state = nn.Parameter(torch.zeros(self.heads, self.head_size, self.head_size))
         for name in self.inputs:
-            self.add_module(name, nn.Linear(hidden, width, bias=False))
-        self.output = nn.Linear(width, hidden, bias=False)
+            self.add_module(name, RwkvLinear(hidden, width, bias=False))
+        self.output = RwkvLinear(width, hidden, bias=False)
         self.wkv = wkv6_chunked
         self.ln_x = Fp32GroupNorm(self.heads, width, eps=config.group_norm_epsilon)
 
@@ -191,12 +194,12 @@ class Rwkv6TimeMix(RwkvTimeMix):
         log_w = -torch.exp(heads(decays[0] + torch.tanh(w @ decays[1]) @ decays[2]))
         state = self.initial_wkv(batch) if state is None else state.to(r)
         wkv6 = wkv6_recurrent if tokens == 1 else self.wkv
-        with torch.autocast(x.device.type, enabled=False):  # its matrix products stay fp32 in mixed precision
+        with without_autocast(x):
             y, state = wkv6(r, k, v, log_w, at_least_fp32(self.time_faaaa), state, lengths)
 
         y = self.ln_x(y.transpose(1, 2).reshape(batch * tokens, -1)).view(batch, tokens, -1).to(x.dtype)
         y = y * F.silu(self.gate(inputs["g"]))
-        return self.output(y * scale), last_token(x, before, lengths), state
+        return self.output(scaled(y, scale)), last_token(x, before, lengths), state
 
 
 class Rwkv6ChannelMix(RwkvChannelMix):

@@ -39,8 +39,11 @@ from .rwkv_common import (
     RwkvTimeMix,
     at_least_fp32,
     last_token,
+    scaled,
     token_shift,
+    without_autocast,
 )
+from .rwkv_linear import RwkvLinear
 
 STEEPEST = math.exp(-0.5)  # the largest -log w: no channel forgets more than 1 - e^-0.61 = 45 % at a token
 
@@ -124,9 +127,9 @@ def wkv7_chunked(
 class Rwkv7TimeMix(RwkvTimeMix):
     """Time-mix of RWKV-7: six mixtures, what the text sets, WKV, a norm for each head, bonus, gate, output."""
 
-    receptance: nn.Linear
-    key: nn.Linear
-    value: nn.Linear
+    receptance: RwkvLinear
+    key: RwkvLinear
+    value: RwkvLinear
     w0: nn.Parameter
     g1: nn.Parameter
     g2: nn.Parameter
@@ -151,8 +154,8 @@ class Rwkv7TimeMix(RwkvTimeMix):
             self.register_parameter(name, nn.Parameter(torch.empty(1, 1, hidden)))
         self.r_k = nn.Parameter(torch.empty(self.heads, self.head_size))
         for name in self.inputs:
-            self.add_module(name, nn.Linear(hidden, hidden, bias=False))
-        self.output = nn.Linear(hidden, hidden, bias=False)
+            self.add_module(name, RwkvLinear(hidden, hidden, bias=False))
+        self.output = RwkvLinear(hidden, hidden, bias=False)
         self.wkv = wkv7_chunked
         self.ln_x = Fp32GroupNorm(self.heads, hidden, eps=config.group_norm_epsilon)
 
@@ -224,7 +227,7 @@ class Rwkv7TimeMix(RwkvTimeMix):
 
         state = self.initial_wkv(len(x)) if state is None else state.to(r)
         wkv7 = wkv7_recurrent if x.shape[1] == 1 else self.wkv
-        with torch.autocast(x.device.type, enabled=False):  # its matrix products stay fp32 in mixed precision
+        with without_autocast(x):
             y, state = wkv7(r, log_w, k, v, -direction, direction * erased_by_head, state, lengths)
             bonus = (r * k * at_least_fp32(self.r_k)[:, None]).sum(-1, keepdim=True) * v
 
@@ -233,7 +236,7 @@ class Rwkv7TimeMix(RwkvTimeMix):
 
         y = self.ln_x(join(y).flatten(0, 1)).view_as(x) + join(bonus)
         y = y.to(x.dtype) * (torch.sigmoid(x_g @ self.g1) @ self.g2)
-        return self.output(y * scale), last_token(x, before, lengths), state, first_value
+        return self.output(scaled(y, scale)), last_token(x, before, lengths), state, first_value
 
 
 class Rwkv7ChannelMix(RwkvMixer):
@@ -244,15 +247,15 @@ class Rwkv7ChannelMix(RwkvMixer):
     def __init__(self, config: Rwkv7Config, layer: int):
         super().__init__(config, layer, inputs=("key",), ratios=("x_k",))
         assert config.intermediate_size is not None  # the configuration fills it in
-        self.key = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.value = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.key = RwkvLinear(config.hidden_size, config.intermediate_size, bias=False)
+        self.value = RwkvLinear(config.intermediate_size, config.hidden_size, bias=False)
 
     def initialize(self) -> None:
         init.copy_(self.x_k[0, 0], 1 - torch.linspace(0, 1, self.x_k.numel()) ** (self.rise**4))
 
     def forward(self, x: Tensor, before: Tensor, lengths: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
         k = torch.relu(self.key(torch.lerp(x, token_shift(x, before), self.x_k.to(x.dtype)))) ** 2
-        return self.value(k * scale), last_token(x, before, lengths)
+        return self.value(scaled(k, scale)), last_token(x, before, lengths)
 
 
 class Rwkv7Block(RwkvBlock):

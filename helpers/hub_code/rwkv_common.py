@@ -35,6 +35,7 @@ from .rwkv_requirements import require_transformers
 require_transformers()  # before the imports that an older one would fail at
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import ModelOutput
 
+from .rwkv_decoding import RwkvDecodingMixin
 from .rwkv_generation import RwkvGenerationMixin
 from .rwkv_inputs import (
     CACHE_NAMES,
@@ -59,8 +61,10 @@ from .rwkv_inputs import (
     reorder_tokens,
     text_starts,
 )
+from .rwkv_linear import HALF, RwkvLinear
 
-READ_AT_ONCE = 2048  # tokens: a longer prompt is read in pieces when only its last logits are wanted
+READ_AT_ONCE = 2048  # tokens of all rows: a longer prompt is read in pieces when only its last logits are wanted
+READ_AT_ONCE_GPU = 16384  # a GPU is idle with little to do; fewer where the hidden size is over 1,024
 LOSS_OPTIONS = ("num_items_in_batch", "ignore_index", "shift_labels")  # of transformers' loss for causal models
 HALVE_EVERY = 6  # blocks: how often the residual stream is halved in fp16, as in the rwkv package, to stay below 65504
 
@@ -97,7 +101,17 @@ class RwkvCausalLMOutput(WithState):
 
 def at_least_fp32(x: Tensor) -> Tensor:
     """Return ``x`` in fp32, or unchanged if it is fp64."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.float() if x.dtype in HALF else x
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """Let matrix products of fp32 stay fp32 in mixed precision."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
+def scaled(x: Tensor, scale: float) -> Tensor:
+    return x if scale == 1.0 else x * scale
 
 
 class Fp32GroupNorm(nn.GroupNorm):
@@ -110,7 +124,8 @@ class Fp32GroupNorm(nn.GroupNorm):
 
 def token_shift(x: Tensor, before: Tensor) -> Tensor:
     """Return the token before each token: ``before`` (B, D) for the first one, then ``x[:, t - 1]``; x is (B, T, D)."""
-    return torch.cat([before.to(x)[:, None], x[:, :-1]], dim=1)
+    first = before.to(x)[:, None]
+    return first if x.shape[1] == 1 else torch.cat([first, x[:, :-1]], dim=1)
 
 
 def last_token(x: Tensor, before: Tensor, lengths: Tensor | None) -> Tensor:
@@ -124,6 +139,12 @@ def last_token(x: Tensor, before: Tensor, lengths: Tensor | None) -> Tensor:
 def mix(x: Tensor, previous: Tensor, ratio: Tensor) -> Tensor:
     """Interpolate, channel by channel, between a token and the one before it: ``ratio x + (1 - ratio) previous``."""
     return torch.lerp(previous, x, ratio.to(x.dtype))
+
+
+def piece_size(rows: int, hidden_size: int, device: str) -> int:
+    """Return how many tokens of each row to read at once: whole chunks, so that memory stays within bounds."""
+    limit = READ_AT_ONCE if device == "cpu" else min(READ_AT_ONCE_GPU, READ_AT_ONCE_GPU * 1024 // hidden_size)
+    return max(limit // max(rows, 1) // 64, 1) * 64
 
 
 class RwkvMixer(nn.Module):
@@ -179,15 +200,16 @@ class RwkvChannelMix(RwkvMixer):
     def __init__(self, config: PreTrainedConfig, layer: int):
         super().__init__(config, layer, inputs=("key", "receptance"), ratios=self.ratio_names)
         hidden, inner = config.hidden_size, config.intermediate_size
-        self.key = nn.Linear(hidden, inner, bias=False)
-        self.receptance = nn.Linear(hidden, hidden, bias=False)
-        self.value = nn.Linear(inner, hidden, bias=False)
+        self.key = RwkvLinear(hidden, inner, bias=False)
+        self.receptance = RwkvLinear(hidden, hidden, bias=False)
+        self.value = RwkvLinear(inner, hidden, bias=False)
 
     def forward(self, x: Tensor, before: Tensor, lengths: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
         for_key, for_receptance = self.mixed(x, token_shift(x, before))
-        k = torch.relu(self.key(for_key)) ** 2
+        k = torch.relu(self.key(for_key))
+        k = k**2 if torch.is_grad_enabled() else k.square_()  # in place: new memory takes longer than the squares
         r = torch.sigmoid(self.receptance(for_receptance))
-        return r * self.value(k * scale), last_token(x, before, lengths)
+        return r * self.value(scaled(k, scale)), last_token(x, before, lengths)
 
     def mixed(self, x: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the key and the receptance read, each (B, T, D)."""
@@ -339,8 +361,9 @@ class RwkvModel(RwkvPreTrainedModel):
     ) -> RwkvOutput:
         """Let embedded tokens (B, T, D) through all blocks; arguments as of :meth:`forward`."""
         order, lengths = front_order(attention_mask, hidden)
-        if order is not None:
-            hidden = reorder_tokens(hidden, order)
+        if order is not None and lengths is not None:
+            padding = torch.arange(hidden.shape[1], device=hidden.device) >= lengths[:, None]
+            hidden = reorder_tokens(hidden, order).masked_fill(padding[..., None], 0.0)  # NaN times 0 would be NaN
         device = hidden.device  # with a device_map, blocks may be elsewhere
         states = [None] * len(self.blocks) if state is None else zip(*(s.unbind(1) for s in state), strict=True)
         halving = hidden.dtype == torch.float16 and not self.training
@@ -387,7 +410,7 @@ class RwkvModel(RwkvPreTrainedModel):
         )
 
 
-class RwkvForCausalLM(RwkvPreTrainedModel, RwkvGenerationMixin):
+class RwkvForCausalLM(RwkvDecodingMixin, RwkvPreTrainedModel, RwkvGenerationMixin):
     """The model with its language-modeling head. A subclass sets ``model_class``."""
 
     model_class: type[RwkvModel]
@@ -402,7 +425,7 @@ class RwkvForCausalLM(RwkvPreTrainedModel, RwkvGenerationMixin):
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
         setattr(self, self.base_model_prefix, self.model_class(config))
-        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.head: nn.Linear = RwkvLinear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -418,10 +441,12 @@ class RwkvForCausalLM(RwkvPreTrainedModel, RwkvGenerationMixin):
 
         Returns the inputs that are left, at least ``keep`` tokens, and the state before them.
         """
-        while min(x.shape[1] for x in inputs.values()) >= READ_AT_ONCE + keep:
-            piece = {name: x[:, :READ_AT_ONCE] for name, x in inputs.items()}
+        some = next(iter(inputs.values()))
+        size = piece_size(some.shape[0], self.config.hidden_size, some.device.type)
+        while min(x.shape[1] for x in inputs.values()) >= size + keep:
+            piece = {name: x[:, :size] for name, x in inputs.items()}
             state = self.rwkv(**piece, state=state, use_cache=True).state
-            inputs = {name: x[:, READ_AT_ONCE:] for name, x in inputs.items()}
+            inputs = {name: x[:, size:] for name, x in inputs.items()}
         return inputs, state
 
     def forward(
@@ -459,6 +484,12 @@ class RwkvForCausalLM(RwkvPreTrainedModel, RwkvGenerationMixin):
         boundaries = {"position_ids": position_ids, "seq_idx": seq_idx, "cu_seq_lens_q": cu_seq_lens_q}
         may_be_packed = any(boundary is not None for boundary in boundaries.values())
         with_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        if self._decoding is not None:
+            asked = boundaries | {"labels": labels, "inputs_embeds": inputs_embeds, "hidden states": with_hidden}
+            recorded = self._decode(tokens, mask, state, use_cache, logits_to_keep, asked)
+            if recorded is not None:
+                result = RwkvCausalLMOutput(logits=recorded[0], state=recorded[1])
+                return result.to_tuple() if return_dict is False else result
         needs_all = torch.is_grad_enabled() or with_hidden or labels is not None or may_be_packed
         if isinstance(logits_to_keep, int) and logits_to_keep > 0 and not needs_all:
             inputs, state = self.read_beginning(inputs, state, logits_to_keep)

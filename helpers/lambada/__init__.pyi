@@ -14,6 +14,7 @@ from .protocol import (
     score_targets,
     score_with_oracle,
     summarize,
+    target_logits,
 )
 from .results import Header, read_complete, read_results, write_results
 from .run import RunOptions, evaluate
@@ -46,5 +47,6 @@ __all__ = [
     "score_targets",
     "score_with_oracle",
     "summarize",
+    "target_logits",
     "write_results",
 ]

@@ -1,14 +1,16 @@
 """The command ``lambada-compare``: two files of results, document by document, and what chance alone could do."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from .protocol import Result, compare_results, summarize
+from ..errors import InputError
+from .protocol import Result, compare_results, exponential, not_finite, summarize
+from .results import Header
 
 Interval = tuple[float, float]
 SHOWN = 20  # documents that the command lists
+LIMIT = 1e-3  # of a document's log-probability, original against converted in fp32: sums of logits within 1e-4
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,18 @@ def compare_paired(a: list[Result], b: list[Result], resamples: int = 2000, seed
 
     The differences are paired: what makes a document hard is hard for both sides and cancels, so that even a small
     difference between two models can be told from chance.
+
+    Raises:
+        InputError: the lists are of different lengths or empty, or a log-probability is not finite.
     """
+    if len(a) != len(b) or not a:
+        raise InputError(f"There are {len(a)} results and {len(b)}; compare two runs over the same documents.")
+    for name, results in (("A", a), ("B", b)):
+        if bad := not_finite(results):
+            raise InputError(
+                f"{len(bad)} of {len(results)} results of {name} are not finite, the first of document {bad[0]}: that "
+                "model is broken, or its dtype too small; nothing can be compared."
+            )
     logprobs = np.array([y.logprob - x.logprob for x, y in zip(a, b, strict=True)])
     hits = 100.0 * np.array([int(y.correct) - int(x.correct) for x, y in zip(a, b, strict=True)])
     intervals = bootstrap(np.stack([logprobs, hits]), resamples, seed)
@@ -59,6 +72,15 @@ def compare_paired(a: list[Result], b: list[Result], resamples: int = 2000, seed
     )
 
 
+def usual_limit(a: Header, b: Header) -> float | None:
+    """Return how far a document's log-probabilities may be apart, None where they differ by right.
+
+    The original and the converted model have to agree if both ran in fp32, without TF32, and behind the same prefix.
+    """
+    exact = all(header.dtype == "float32" and not header.tf32 for header in (a, b))
+    return LIMIT if exact and a.engine != b.engine and a.prefix == b.prefix else None
+
+
 def bootstrap(values: np.ndarray, resamples: int, seed: int) -> list[Interval]:
     """Return for each row of ``values`` (rows, documents) the 95 % interval of its mean.
 
@@ -75,7 +97,7 @@ def bootstrap(values: np.ndarray, resamples: int, seed: int) -> list[Interval]:
 def report(comparison: Comparison, a: list[Result], b: list[Result]) -> str:
     """Return the comparison as text for people."""
     c = comparison
-    factor = [math.exp(-x) for x in (c.logprob_difference, *c.logprob_interval[::-1])]
+    factor = [exponential(-x) for x in (c.logprob_difference, *c.logprob_interval[::-1])]
     lines = [
         f"{'':<22}{'A':>12}{'B':>12}   B against A (95 % of resamples)",
         f"{'perplexity':<22}{c.perplexity[0]:>12.4f}{c.perplexity[1]:>12.4f}"

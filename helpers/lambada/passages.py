@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..checkpoints.versions import WORLD_IDS
 from ..errors import InputError
+from ..inputs import check_regular
 from ..paths import DATA
 
 SAMPLE = DATA / "lambada_style_sample.jsonl"  # passages of ours, for a check without a network
@@ -44,6 +45,7 @@ def read_texts(path: str | Path = SAMPLE, limit: int | None = None) -> list[str]
     if limit is not None and limit < 1:
         raise InputError(f"The limit is {limit}; give a number of passages from 1 on, or none for all of them.")
     path = download_test_set() if str(path) == "hub" else Path(path)
+    check_regular(path, "the passages", "give a JSON Lines file")
     try:
         content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -23,6 +23,7 @@ from ..tokenizer.trie import TrieTokenizer
 from ..tokenizer.vocab import read_vocab
 from .passages import Document, encode
 
+LARGEST_EXPONENT = math.log(sys.float_info.max)
 READ_AT_ONCE = 4096  # tokens, by the rwkv package: its memory grows with the square of them
 
 
@@ -49,7 +50,7 @@ def score_targets(logits: Tensor, targets: list[list[int]]) -> list[Result]:
     start, results = 0, []
     for target in targets:
         part = slice(start, start + len(target))
-        results.append(Result(math.fsum(all_logprobs[part]), all(all_hits[part])))
+        results.append(Result(sum_of(all_logprobs[part]), all(all_hits[part])))
         start += len(target)
     return results
 
@@ -109,17 +110,23 @@ def plan_batches(documents: list[Document], batch_tokens: int) -> list[list[int]
     return batches
 
 
-@torch.inference_mode()
 def score_batch(model: Any, documents: list[Document], piece: int) -> list[Result]:
-    """Score some documents with a transformers model.
+    """Score some documents with a transformers model; ``piece`` as of :func:`target_logits`."""
+    targets = [document.target for document in documents]
+    rows, counts = [document.inputs for document in documents], [len(target) for target in targets]
+    return score_targets(target_logits(model, rows, counts, piece)["logits"], targets)
+
+
+@torch.inference_mode()
+def target_logits(model: Any, rows: list[list[int]], counts: list[int], piece: int) -> dict[str, Tensor]:
+    """Return the predictions (M, V) at the last ``counts`` positions of each row of ids, one row after the other.
 
     Padding stands on the right, where a causal model cannot see it. The head is computed only where a target token is
     predicted: with 65,536 rows it would otherwise cost as much as several blocks.
 
     Args:
-        piece: a single document of more tokens is read in pieces of so many, with the state carried on.
+        piece: a single row of more tokens is read in pieces of so many, with the state carried on.
     """
-    rows = [document.inputs for document in documents]
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=model.device)
     in_pieces = len(rows) == 1 and longest > piece
@@ -129,9 +136,8 @@ def score_batch(model: Any, documents: list[Document], piece: int) -> list[Resul
         hidden.append(output[0])
         state = output.state if in_pieces else None
     last_hidden = torch.cat(hidden, dim=1)  # (B, T, D)
-    targets = [document.target for document in documents]
-    ends = [x[len(row) - len(target) : len(row)] for x, row, target in zip(last_hidden, rows, targets, strict=True)]
-    return score_targets(model.get_output_embeddings()(torch.cat(ends)), targets)
+    ends = [x[len(row) - count : len(row)] for x, row, count in zip(last_hidden, rows, counts, strict=True)]
+    return {"logits": model.get_output_embeddings()(torch.cat(ends))}
 
 
 def default_batch_tokens(device: torch.device | str) -> int:
@@ -140,9 +146,20 @@ def default_batch_tokens(device: torch.device | str) -> int:
 
 
 def summarize(results: list[Result]) -> tuple[float, float]:
-    """Return perplexity and accuracy in percent."""
-    logprob = math.fsum(result.logprob for result in results)
-    return math.exp(-logprob / len(results)), 100 * sum(result.correct for result in results) / len(results)
+    """Return perplexity, infinite if it is larger than a number can be, and accuracy in percent."""
+    mean = sum_of(result.logprob for result in results) / len(results)
+    return exponential(-mean), 100 * sum(result.correct for result in results) / len(results)
+
+
+def sum_of(numbers: Iterable[float]) -> float:
+    """Return an exact sum; NaN, where ``math.fsum`` raises an error, for infinities of both signs."""
+    numbers = list(numbers)
+    return math.fsum(numbers) if all(map(math.isfinite, numbers)) else sum(numbers)
+
+
+def exponential(x: float) -> float:
+    """Return e^x, infinite where Python raises an error instead."""
+    return math.inf if x > LARGEST_EXPONENT else math.exp(x)
 
 
 def running_line(results: list[Result]) -> str:
@@ -181,8 +198,16 @@ def collect(scores: Iterable[dict[int, Result]], total: int, show: bool = True) 
 
 
 def compare_results(ours: list[Result], theirs: list[Result]) -> tuple[float, list[int]]:
-    """Return the largest difference of log-probabilities, and the documents that one side got right and one wrong."""
+    """Return the largest difference of log-probabilities, and the documents that one side got right and one wrong.
+
+    The difference is NaN if a log-probability is not finite: then nothing has been shown, whatever the others are.
+    """
     pairs = list(zip(ours, theirs, strict=True))
-    return max(abs(a.logprob - b.logprob) for a, b in pairs), [
-        i for i, (a, b) in enumerate(pairs) if a.correct != b.correct
-    ]
+    largest = max(abs(a.logprob - b.logprob) for a, b in pairs)
+    changed = [i for i, (a, b) in enumerate(pairs) if a.correct != b.correct]
+    return math.nan if not_finite(ours) or not_finite(theirs) else largest, changed
+
+
+def not_finite(results: list[Result]) -> list[int]:
+    """Return the documents whose log-probability is infinite or NaN: a model that computes such numbers is broken."""
+    return [index for index, result in enumerate(results) if not math.isfinite(result.logprob)]

@@ -11,13 +11,16 @@ complete.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from ..atomic import replaced_file
 from ..checkpoints.files import sha256
 from ..errors import InputError
+from ..inputs import check_regular
 from .protocol import Result
 
 HASHED = ("*.safetensors", "pytorch_model*.bin", "config.json", "*.py")  # what decides the results of a directory
@@ -75,9 +78,10 @@ def read_results(path: Path) -> tuple[Header, dict[int, Result]]:
     """Return the header and the documents of a file. A last line that a killed run did not finish is left out.
 
     Raises:
-        InputError: the file cannot be read, or is something else.
+        InputError: the file cannot be read, is something else, or has a document twice.
     """
     other = InputError(f"{path} is not a file of LAMBADA results; give one that the command lambada wrote with --out.")
+    check_regular(path, "the results", "give a file made by lambada --out")
     try:
         first, *lines = Path(path).read_text(encoding="utf-8").split("\n")[:-1]
     except (OSError, UnicodeDecodeError) as error:
@@ -85,14 +89,45 @@ def read_results(path: Path) -> tuple[Header, dict[int, Result]]:
     except ValueError:
         raise other from None
     try:
-        header = Header(**json.loads(first))
-        rows = [json.loads(line) for line in lines]
-        results = {row["document"]: Result(row["logprob"], row["correct"]) for row in rows}
-        if not all(index in range(header.documents) for index in results):
-            raise ValueError
-    except (ValueError, KeyError, TypeError):
+        header = parse_header(json.loads(first))
+        rows = [parse_row(json.loads(line), header.documents) for line in lines]
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise other from None
+    results = dict(rows)
+    if len(results) < len(rows):
+        twice = Counter(index for index, _ in rows).most_common(1)[0][0]
+        raise InputError(f"{path} has document {twice} twice; run lambada again with a new --out.")
     return header, results
+
+
+def parse_header(content: Any) -> Header:
+    """Return the first line of a file as a header.
+
+    Raises:
+        ValueError, TypeError: a field is missing, is one too many, or has a value of another type.
+    """
+    header = Header(**content)
+    for item in fields(Header):
+        kind = {"documents": int, "tf32": bool, "made_with": dict}.get(item.name, str)
+        if type(getattr(header, item.name)) is not kind:
+            raise TypeError
+    if header.documents < 1:
+        raise ValueError
+    return header
+
+
+def parse_row(content: Any, documents: int) -> tuple[int, Result]:
+    """Return the number of a document, from 0 to below ``documents``, and its result.
+
+    Raises:
+        ValueError, KeyError, TypeError: the line holds something else.
+    """
+    index, logprob, correct = content["document"], content["logprob"], content["correct"]
+    if type(index) is not int or type(logprob) not in (int, float) or type(correct) is not bool:
+        raise TypeError
+    if not 0 <= index < documents:
+        raise ValueError
+    return index, Result(float(logprob), correct)
 
 
 def read_complete(path: Path) -> tuple[Header, list[Result]]:

@@ -16,7 +16,10 @@ import torch.distributed as dist
 
 from ..checkpoints.format import describe_checkpoint
 from ..checkpoints.oracle import fp32_copy, load_oracle
-from ..conversion.loading import check_directory, choose_device, load_model
+from ..checkpoints.versions import WORLD_IDS
+from ..conversion.isolated import IsolatedModel
+from ..conversion.loading import check_directory, choose_device, load_model, other_code, refuse_other_code
+from ..conversion.reading import load_converted
 from ..errors import InputError
 from .passages import SAMPLE, Document, check_vocabulary, hash_texts, read_texts
 from .protocol import (
@@ -24,10 +27,13 @@ from .protocol import (
     ScoreLog,
     default_batch_tokens,
     encode_world,
+    not_finite,
     plan_batches,
     score_batch,
     score_batches,
+    score_targets,
     score_with_oracle,
+    target_logits,
 )
 from .results import Header, append_results, hash_model, results_so_far, write_results
 
@@ -48,6 +54,7 @@ class RunOptions:
         device: by default a GPU if there is one.
         device_map: ``"auto"`` spreads a converted model over all GPUs.
         batch_tokens: that a converted model reads at once.
+        trust_remote_code: run code of the directory that is not this project's, in a process of its own.
 
     Raises:
         InputError: the options contradict each other or name nothing.
@@ -64,6 +71,7 @@ class RunOptions:
     device: str | None = None
     device_map: str | None = None
     batch_tokens: int | None = None
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         if (self.checkpoint is None) == (self.model is None):
@@ -72,9 +80,10 @@ class RunOptions:
             raise InputError(f"There is no dtype {self.dtype}; choose one of {', '.join(STRATEGIES)}.")
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise InputError(f"--batch-tokens is {self.batch_tokens}; give a number from 1 on.")
-        if self.checkpoint and (self.device_map or self.batch_tokens):
+        if self.checkpoint and (self.device_map or self.batch_tokens or self.trust_remote_code):
             raise InputError(
-                "--device-map and --batch-tokens are for --model; the original is run one passage at a time."
+                "--device-map, --batch-tokens and --trust-remote-code are for --model; "
+                "the original is run one passage at a time."
             )
         if self.device_map and self.device:
             raise InputError("Give --device or --device-map, not both.")
@@ -165,7 +174,7 @@ def score_all(
     missing = [batch for batch in batches if not done.keys() >= set(batch)]
     for results in score_batches(score, documents, missing[processes.rank :: processes.count]):
         if ours:
-            append_results(ours, results.items())
+            append_results(ours, [(index, result) for index, result in results.items() if index not in done])
         log.add(results, lines=processes.count == 1)
     for results in processes.gather(log.results):
         log.add(results)
@@ -213,7 +222,8 @@ def evaluate(options: RunOptions) -> str | None:
     All processes of a run that ``torchrun`` or ``accelerate launch`` started call it; only the first returns the line.
 
     Raises:
-        InputError: the passages or the model cannot be read, or ``out`` holds something else.
+        InputError: the passages or the model cannot be read, ``out`` holds something else, the directory's code is not
+            this project's and not trusted, or a result is not finite.
     """
     device = choose_device(options.device)
     texts = read_texts(options.data, options.limit)
@@ -225,10 +235,15 @@ def evaluate(options: RunOptions) -> str | None:
         header = processes.from_first(describe_run(options, texts, device) if first else None)
         if options.out and first:
             results_so_far(options.out, header)  # refuse now, not after loading a large model
-        score, batches = load_scorer(options, documents, device)
-        start = time.perf_counter()
-        score_all(score, documents, batches, header, options.out, processes)
-        seconds = time.perf_counter() - start
+        with load_scorer(options, documents, device) as (score, batches):
+            start = time.perf_counter()
+            results = score_all(score, documents, batches, header, options.out, processes)
+            seconds = time.perf_counter() - start
+        if bad := not_finite(results):
+            raise InputError(
+                f"{len(bad)} of {len(results)} results of {options.path} are not finite, the first of document "
+                f"{bad[0]}: the model is broken, or {options.dtype} is too small for its numbers."
+            )
         return summary_line(header, processes.count, seconds) if first else None
 
 
@@ -240,6 +255,7 @@ def describe_run(options: RunOptions, texts: list[str], device: str) -> Header:
     """
     if options.model:
         check_directory(options.model)
+        refuse_other_code(options.model, [] if options.trust_remote_code else other_code(options.model))
     engine = "rwkv" if options.checkpoint else "transformers"
     try:
         model = hash_model(options.path) if options.out else ""  # 10 s for a large one: only where it is written down
@@ -262,8 +278,11 @@ def describe_run(options: RunOptions, texts: list[str], device: str) -> Header:
     )
 
 
-def load_scorer(options: RunOptions, documents: list[Document], device: str) -> tuple[Scorer, list[list[int]]]:
-    """Load the model, and return the function that scores one batch, and the batches for it.
+@contextmanager
+def load_scorer(
+    options: RunOptions, documents: list[Document], device: str
+) -> Iterator[tuple[Scorer, list[list[int]]]]:
+    """Load the model, and yield the function that scores one batch, and the batches for it.
 
     Raises:
         InputError: the model cannot be loaded, or is not a World model.
@@ -272,12 +291,34 @@ def load_scorer(options: RunOptions, documents: list[Document], device: str) -> 
         check_vocabulary(describe_checkpoint(options.checkpoint).vocab_size, documents, options.checkpoint)
         path = fp32_copy(options.checkpoint) if options.dtype == "float32" else options.checkpoint
         oracle = load_oracle(path, f"{device} {STRATEGIES[options.dtype]}")
-        return partial(score_with_oracle, oracle), [[index] for index in range(len(documents))]
-    dtype = getattr(torch, options.dtype)
-    model = load_model(options.path, dtype=dtype, device=device, device_map=options.device_map)
-    check_vocabulary(model.get_input_embeddings().num_embeddings, documents, options.path)
-    batch_tokens = options.batch_tokens or default_batch_tokens(model.device)
-    return partial(score_batch, model, piece=batch_tokens), plan_batches(documents, batch_tokens)
+        yield partial(score_with_oracle, oracle), [[index] for index in range(len(documents))]
+        return
+    folder, dtype, device_map = options.path, getattr(torch, options.dtype), options.device_map
+    batch_tokens = options.batch_tokens or default_batch_tokens(device)
+    batches = plan_batches(documents, batch_tokens)
+    if other_code(folder):  # describe_run has refused it unless it is trusted
+        check_vocabulary(load_converted(folder)[1].vocab_size, documents, folder)
+        with IsolatedModel(folder, dtype, device, device_map, options.tf32) as stranger:
+            yield partial(score_elsewhere, stranger, piece=batch_tokens), batches
+        return
+    model = load_model(folder, dtype=dtype, device=device, device_map=device_map)
+    check_vocabulary(model.get_input_embeddings().num_embeddings, documents, folder)
+    yield partial(score_batch, model, piece=batch_tokens), batches
+
+
+def score_elsewhere(stranger: IsolatedModel, documents: list[Document], piece: int) -> list[Result]:
+    """Score some documents with a model in another process, from which only logits are taken.
+
+    Raises:
+        InputError: it answers with something else.
+    """
+    targets = [document.target for document in documents]
+    counts = [len(target) for target in targets]
+    rows = [document.inputs for document in documents]
+    logits = stranger.ask(target_logits, rows=rows, counts=counts, piece=piece).get("logits")
+    if logits is None or logits.dim() != 2 or len(logits) != sum(counts) or logits.shape[1] < WORLD_IDS:
+        raise InputError(f"The code in {stranger.folder} does not answer with the logits of these passages.")
+    return score_targets(logits, targets)
 
 
 def summary_line(header: Header, processes: int, seconds: float) -> str:

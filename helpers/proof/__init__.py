@@ -1,7 +1,9 @@
 """Proof: original and converted side by side, the certificate of it, and what models do with what users try.
 
-:mod:`.parity` compares logits and states, :mod:`.verify` makes a :mod:`.certificate`, :mod:`.card` writes it into the
-model card; :mod:`.behaviour` tries a list of behaviours on a model, :mod:`.behaviour_table` shows them.
+:mod:`.verify` makes a :mod:`.certificate`: it asks both sides the same :mod:`.questions`, :mod:`.judging` compares the
+answers, :mod:`.parity` logits and states, :mod:`.vocabulary` the tokenizers, and :mod:`.contents` all other files.
+:mod:`.card` writes it into the model card, and :mod:`.changes` says what has changed since.
+:mod:`.behaviour` tries a list of behaviours on a model, :mod:`.behaviour_table` shows them.
 """
 
 import lazy_loader

@@ -1,5 +1,6 @@
-from .card import certificate_sentence, with_certificate
+from .card import with_certificate
 from .certificate import Certificate, read_certificate
+from .changes import certificate_sentence, changed
 from .parity import (
     Parity,
     compare_decode,
@@ -15,6 +16,7 @@ __all__ = [
     "Certificate",
     "Parity",
     "certificate_sentence",
+    "changed",
     "compare_decode",
     "compare_prefill",
     "compare_traces",

@@ -1,6 +1,7 @@
 """The certificate of a conversion: what was compared, how far the two sides are apart, and whether that is enough.
 
-It stands in ``parity.json`` of a converted directory, and in a section of the model card.
+It stands in ``parity.json`` of a converted directory, and in a section of the model card. It names the SHA-256 of every
+file, so that a change made later shows.
 """
 
 import json
@@ -11,14 +12,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..atomic import write_text
+from ..conversion.names import CERTIFICATE
 from ..errors import InputError
 
-FILE = "parity.json"
 TOLERANCE = 1e-4  # of logits, relative to the largest if it is over 1; about a hundred roundings of fp32
 LENGTHS = (1, 63, 64, 65, 200)  # one token, ends of chunks (32 tokens up to 96, then 64), a long text
 SEEDS = (0, 1)  # of the random ids
 
-Mode = Literal["prefill", "decode"]  # all ids at once, or one by one
+# all ids at once, or one by one, or in pieces, or as a row of a padded batch
+Mode = Literal["prefill", "decode", "long", "batch"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Setting:
     dtype: str
     prefix: str
     tolerance: float  # see helpers.proof.parity.Parity.within
+    code: str  # whose code ran
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,53 @@ class WeightsResult:
 
 
 @dataclass(frozen=True)
+class FilesResult:
+    """What a conversion writes beside the weights, compared with what this version would write for them.
+
+    Args:
+        compared: how many files.
+        different: a sentence on each file that is missing, differs, or overrides another.
+        remarks: sentences on what may differ, and what nobody can judge.
+        not_covered: files that are none of the model's: their checksums are noted, and nothing else.
+    """
+
+    compared: int
+    different: list[str]
+    remarks: list[str]
+    not_covered: list[str]
+
+
+@dataclass(frozen=True)
 class TokenizersResult:
-    """How many texts each tokenizer of the directory encodes otherwise than BlinkDL's."""
+    """How many texts and ids each tokenizer of the directory treats otherwise than BlinkDL's.
+
+    Args:
+        texts: that were encoded, with ``fast_mismatches`` and ``slow_mismatches``.
+        ids: of the vocabulary, all of which were encoded and decoded, with ``fast_wrong_ids`` and ``slow_wrong_ids``.
+        settings: sentences on special tokens, padding and template that are wrong.
+    """
 
     texts: int
     fast_mismatches: int
     slow_mismatches: int
+    ids: int
+    fast_wrong_ids: int
+    slow_wrong_ids: int
+    settings: list[str]
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One comparison that ends in a single number: how far the model is off, and how far it may be."""
+
+    class_name: str
+    what: str
+    difference: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        return self.difference <= self.limit  # NaN is not
 
 
 @dataclass(frozen=True)
@@ -99,22 +143,38 @@ class Certificate:
     """What :func:`helpers.proof.verify.verify` found.
 
     Args:
-        converted: SHA-256 of each weights file of the directory.
+        files: SHA-256 of each file of the directory, but of the certificate itself.
         versions: of the packages that were used.
+        contents: of the files beside the weights.
+        runs: texts that were read; logits and states.
+        checks: what else was tried.
     """
 
     original: OriginalFile
-    converted: dict[str, str]
+    files: dict[str, str]
     compared_in: Setting
     versions: dict[str, str]
     weights: WeightsResult
+    contents: FilesResult
     tokenizers: TokenizersResult
     runs: list[RunResult]
+    checks: list[CheckResult]
     lambada: LambadaResult | None = None
 
     @property
     def passed(self) -> bool:
         return not self.failures
+
+    @property
+    def is_proof(self) -> bool:
+        """Say whether it passed with no more tolerance than fp32 needs."""
+        return self.passed and self.compared_in.tolerance <= TOLERANCE
+
+    @property
+    def verdict(self) -> str:
+        if self.passed and not self.is_proof:
+            return f"passed with a tolerance of {self.compared_in.tolerance:g}: not a proof"
+        return "passed" if self.passed else "FAILED"
 
     @property
     def failures(self) -> list[str]:
@@ -125,6 +185,7 @@ class Certificate:
         different = self.weights.different
         if different:
             yield f"{len(different)} tensors have other numbers, the first is {different[0]}."
+        yield from self.contents.different
         if not self.runs:
             yield "Nothing was compared."
         if bad := [run for run in self.runs if not run.within_tolerance]:
@@ -133,14 +194,27 @@ class Certificate:
                 f"{len(bad)} of {len(self.runs)} comparisons are outside the tolerance; {first.class_name}, "
                 f"{first.mode} of {first.input}, begins to differ in {first.first_difference}."
             )
-        counts = {"fast": self.tokenizers.fast_mismatches, "slow": self.tokenizers.slow_mismatches}
-        for kind, count in counts.items():
-            if count:
-                yield f"The {kind} tokenizer gives other ids for {count} texts."
+        for check in self.checks:
+            if not check.passed:
+                allowed = f"more than {check.limit:.2g}" if math.isfinite(check.difference) else "which is not finite"
+                yield f"{check.class_name}, {check.what}: off by {check.difference:.2g}, {allowed}."
+        yield from self._failures_of_tokenizers()
         largest = self.lambada.max_abs_logprob_diff if self.lambada else 0.0
         limit = 10 * self.compared_in.tolerance  # a document's log-probability sums up several logits
         if not largest <= limit or math.isnan(largest):
             yield f"A LAMBADA passage's log-probability differs by {largest:.2g}, more than {limit:.2g}."
+
+    def _failures_of_tokenizers(self) -> Iterator[str]:
+        result = self.tokenizers
+        for kind, texts, ids in (
+            ("fast", result.fast_mismatches, result.fast_wrong_ids),
+            ("Python", result.slow_mismatches, result.slow_wrong_ids),
+        ):
+            if texts:
+                yield f"The {kind} tokenizer gives other ids for {texts} texts."
+            if ids:
+                yield f"The {kind} tokenizer has another token, or decodes otherwise, at {ids:,} of {result.ids:,} ids."
+        yield from result.settings
 
     @property
     def worst(self) -> RunResult:
@@ -158,12 +232,13 @@ class Certificate:
         return min(run.argmax_agreement for run in self.runs)
 
     def to_json(self) -> str:
-        """Return the content of ``parity.json``; the class of a run is ``class`` there."""
+        """Return the content of ``parity.json``; the class of a run or check is ``class`` there."""
         content = asdict(self)
-        content["runs"] = [{"class": run.pop("class_name"), **run} for run in content["runs"]]
+        for name in ("runs", "checks"):
+            content[name] = [{"class": row.pop("class_name"), **row} for row in content[name]]
         if self.lambada is None:
             del content["lambada"]
-        content |= {"failures": self.failures, "passed": self.passed}
+        content |= {"failures": self.failures, "passed": self.passed, "verdict": self.verdict}
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -176,12 +251,14 @@ class Certificate:
         content: dict[str, Any] = json.loads(text)
         return cls(
             original=OriginalFile(**content["original"]),
-            converted=dict(content["converted"]),
+            files=dict(content["files"]),
             compared_in=Setting(**content["compared_in"]),
             versions=dict(content["versions"]),
             weights=WeightsResult(**content["weights"]),
+            contents=FilesResult(**content["contents"]),
             tokenizers=TokenizersResult(**content["tokenizers"]),
             runs=[RunResult(class_name=run.pop("class"), **run) for run in content["runs"]],
+            checks=[CheckResult(class_name=check.pop("class"), **check) for check in content["checks"]],
             lambada=read_lambada(content["lambada"]) if "lambada" in content else None,
         )
 
@@ -198,18 +275,22 @@ def read_lambada(content: dict[str, Any]) -> LambadaResult:
 
 def write_certificate(folder: Path, certificate: Certificate) -> None:
     """Write ``parity.json`` into a converted directory."""
-    write_text(folder / FILE, certificate.to_json())
+    write_text(folder / CERTIFICATE, certificate.to_json())
 
 
 def read_certificate(folder: Path) -> Certificate | None:
     """Return the certificate of a converted directory, None if there is none.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: the file is damaged, or was made by an older version.
     """
-    try:
-        return Certificate.from_json((folder / FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    path = folder / CERTIFICATE
+    again = "make it again with python -m helpers verify"
+    if not path.is_file():
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{folder / FILE} is not readable; make it again with python -m helpers verify.") from None
+    try:
+        return Certificate.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        if '"converted":' in path.read_bytes()[:10000].decode("utf-8", "replace"):
+            raise InputError(f"{path} is of an older version, which looked at fewer files; {again}.") from None
+        raise InputError(f"{path} is not readable; {again}.") from None

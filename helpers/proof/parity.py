@@ -4,15 +4,14 @@ Each side gives a trace: logits (T, V) in fp32, and the state after the last tok
 Traces can be made one side after the other, so that a large model need not be in memory twice.
 """
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..checkpoints.oracle import oracle_state
-from .certificate import Mode
 
 State = tuple[Tensor, Tensor, Tensor]
 Trace = tuple[Tensor, State]
@@ -61,9 +60,9 @@ class Parity:
 
 
 @torch.inference_mode()
-def original_prefill(oracle: Any, ids: list[int]) -> Trace:
-    """Let the ``rwkv`` package read ``ids`` at once."""
-    logits, state = oracle.forward(ids, None, full_output=True)
+def original_prefill(oracle: Any, ids: list[int], state: Any = None) -> Trace:
+    """Let the ``rwkv`` package read ``ids`` at once, by default from the beginning of a text on."""
+    logits, state = oracle.forward(ids, state, full_output=True)
     return logits.reshape(len(ids), -1).float(), oracle_state(state)
 
 
@@ -97,19 +96,6 @@ def converted_decode(model: Any, ids: list[int]) -> Trace:
     return torch.stack(rows), common_state(state)
 
 
-class Readers(NamedTuple):
-    """How each side reads ids: functions of (model, ids) -> trace."""
-
-    original: Callable[[Any, list[int]], Trace]
-    converted: Callable[[Any, list[int]], Trace]
-
-
-READERS: dict[Mode, Readers] = {
-    "prefill": Readers(original_prefill, converted_prefill),
-    "decode": Readers(original_decode, converted_decode),
-}
-
-
 def common_state(state: State | list[Tensor]) -> State:
     """Return a model's state; that of transformers' native RWKV-4, five tensors (B, D, L), in our layout."""
     parts = [part.cpu() for part in state]
@@ -120,7 +106,11 @@ def common_state(state: State | list[Tensor]) -> State:
 
 
 def compare_traces(ours: Trace, theirs: Trace) -> Parity:
-    """Return how far our trace is from the original's."""
+    """Return how far our trace is from the original's: infinitely, if it has other shapes."""
+    pairs = zip((ours[0], *ours[1]), (theirs[0], *theirs[1]), strict=True)
+    if any(a.shape != b.shape for a, b in pairs):
+        nowhere = [(math.inf,) * 3] * theirs[1][0].shape[1]
+        return Parity(len(theirs[0]), math.inf, math.inf, theirs[0].abs().max().item(), 0.0, nowhere)
     difference = (ours[0] - theirs[0]).abs()
     return Parity(
         tokens=len(difference),

@@ -4,32 +4,43 @@ The original runs in the ``rwkv`` package, on an fp32 copy, since that package r
 The converted model runs in transformers, in fp32 as well. One runs after the other, so that memory holds only one.
 """
 
-import math
 import platform
 import tempfile
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoTokenizer
 
 from ..atomic import write_text
 from ..checkpoints.files import load_checkpoint, pieces, sha256
 from ..checkpoints.format import describe
 from ..checkpoints.oracle import fp32_copy, load_oracle, refuse_without_reference
-from ..checkpoints.versions import CheckpointInfo
-from ..conversion.loading import check_directory, load_model
-from ..conversion.reading import is_world, load_converted, weight_files
+from ..checkpoints.versions import WORLD_IDS, WORLD_ROWS, CheckpointInfo
+from ..conversion.configuration import config_class
+from ..conversion.contents import checksums, marks, names_in
+from ..conversion.isolated import IsolatedModel
+from ..conversion.loading import check_directory, load_model, other_code, read_config, refuse_other_code
+from ..conversion.names import CARD, CERTIFICATE
+from ..conversion.reading import is_world, load_converted
 from ..errors import InputError
 from ..lambada.passages import check_vocabulary, encode, read_texts
-from ..lambada.protocol import collect, compare_results, score_converted, score_original, summarize
+from ..lambada.protocol import (
+    collect,
+    compare_results,
+    default_batch_tokens,
+    plan_batches,
+    score_batch,
+    score_batches,
+    score_original,
+    summarize,
+)
+from ..lambada.run import score_elsewhere
 from ..paths import BUILD
-from ..tokenizer.check import find_mismatches, fuzz_texts, load_cases, reference_tokenizer
-from ..tokenizer.fast import python_tokenizer
+from ..tokenizer.check import reference_tokenizer
 from .card import with_certificate
 from .certificate import (
     LENGTHS,
@@ -37,17 +48,19 @@ from .certificate import (
     TOLERANCE,
     Certificate,
     LambadaResult,
-    Mode,
     OriginalFile,
-    RunResult,
     Score,
     Setting,
     TokenizersResult,
     WeightsResult,
     write_certificate,
 )
-from .parity import READERS, Parity, compare_traces
+from .contents import compare_contents, compare_record
+from .judging import compare_answers
+from .questions import LONG, Question
+from .vocabulary import compare_tokenizers
 
+MOST_TOKENS, MAX_SEED = 10**6, 2**63 - 1  # of random ids
 DECODED, DECODED_OF_TEXT = 48, 16  # tokens that are read one by one, of each seed and of each text
 TEXTS = {
     "English": "The old man looked at the sea and said nothing. In the evening the boats came back, one by one.",
@@ -61,29 +74,40 @@ TEXTS = {
 }
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What both sides read for one comparison, all at once (``prefill``) or token by token (``decode``)."""
-
-    mode: Mode
-    text: str
-    ids: list[int]
+OUR_CODE, THEIR_CODE = "this project's classes", "the directory's own code, in a process of its own"
+NO_TOKENIZERS = TokenizersResult(0, 0, 0, 0, 0, 0, [])
 
 
-def plan_readings(vocab_size: int, lengths: tuple[int, ...], seeds: tuple[int, ...]) -> list[Reading]:
-    """Return the comparisons to make. Texts need the World vocabulary, so other models get random ids only."""
-    readings = []
+def plan_questions(vocab_size: int, lengths: tuple[int, ...], seeds: tuple[int, ...]) -> list[Question]:
+    """Return what both sides are asked. Texts need the World vocabulary, so other models get random ids only."""
+    questions = []
     for seed in seeds:
-        generator = torch.Generator().manual_seed(seed)
-        for length in lengths:
-            ids = torch.randint(1, min(vocab_size, 65530), (length,), generator=generator).tolist()
-            readings.append(Reading("prefill", f"random ids, seed {seed}", ids))
-        readings.append(Reading("decode", f"random ids, seed {seed}", ids[:DECODED]))
-    if vocab_size >= 65530:
+        text, ids = f"random ids, seed {seed}", random_ids(vocab_size, seed, max(*lengths, DECODED))
+        questions += [Question("prefill", text, [ids[:length]]) for length in lengths]
+        questions.append(Question("decode", text, [ids[:DECODED]]))
+    if vocab_size >= WORLD_IDS:
         for language, text in TEXTS.items():
             ids = reference_tokenizer().encode(text)
-            readings += [Reading("prefill", language, ids), Reading("decode", language, ids[:DECODED_OF_TEXT])]
-    return readings
+            questions += [
+                Question("prefill", language, [ids]),
+                Question("decode", language, [ids[:DECODED_OF_TEXT]]),
+            ]
+    text, ids = f"random ids, seed {seeds[0]}", random_ids(vocab_size, seeds[0], LONG)
+    rows = [ids[:40], ids[40:73], ids[80:107], ids[110:133]]
+    return [
+        *questions,
+        Question("long", text, [ids]),
+        Question("batch", text, rows),
+        Question("loss", text, [ids[:65]]),
+        Question("generate", text, [ids[:20]]),
+        Question("generate", f"{text}, two rows", [ids[:20], ids[20:33]]),
+        Question("beams", text, [ids[:12]]),
+    ]
+
+
+def random_ids(vocab_size: int, seed: int, count: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(1, min(vocab_size, WORLD_IDS), (count,), generator=generator).tolist()
 
 
 def verify(
@@ -95,6 +119,7 @@ def verify(
     data: str | Path | None = None,
     limit: int | None = None,
     progress: bool = True,
+    trust_remote_code: bool = False,
 ) -> Certificate:
     """Compare a converted directory with its checkpoint, and return the certificate.
 
@@ -102,44 +127,66 @@ def verify(
 
     Args:
         lengths, seeds: of the random ids.
-        tolerance: see :meth:`helpers.proof.parity.Parity.within`.
+        tolerance: see :meth:`helpers.proof.parity.Parity.within`; with more than the usual one, nothing is proved.
         data, limit: LAMBADA passages to score with both models; see :func:`helpers.lambada.passages.read_texts`.
+        trust_remote_code: run modeling code of the directory that is not this project's, in a process of its own;
+            code that is the same is never run from there.
 
     Raises:
-        InputError: one of the two is no model, or they are models of different kinds.
+        InputError: one of the two is no model, they are models of different kinds, the directory's code is not this
+            project's and not trusted, or a file changes meanwhile. Then nothing is written.
     """
     checkpoint, folder = Path(checkpoint), Path(folder)
     if not lengths or not seeds or min(lengths) < 1:
         raise InputError("Give at least one length, of one token or more, and at least one seed.")
-    if not 0 < tolerance < math.inf:
-        raise InputError(f"The tolerance is {tolerance}; give a finite number above 0, such as 1e-4.")
+    if max(lengths) > MOST_TOKENS or not all(0 <= seed <= MAX_SEED for seed in seeds):
+        raise InputError(f"Give lengths up to {MOST_TOKENS:,} tokens, and seeds from 0 to {MAX_SEED}.")
+    if not 0 < tolerance < 1:
+        raise InputError(f"The tolerance is {tolerance}; give a number above 0 and below 1, such as 1e-4.")
     original = load_checkpoint(checkpoint)
     info = describe(original, str(checkpoint))
-    refuse_other_model(info, load_converted(folder)[1], checkpoint, folder)
-    check_directory(folder)
+    # a model of another vocabulary has its own tokenizer, or none
+    world = is_world(folder, read_config(folder).get("vocab_size", WORLD_ROWS))
+    check_directory(folder, with_tokenizer=world)
+    weights, converted = load_converted(folder)
+    refuse_other_model(info, converted, checkpoint, folder)
+    strange = other_code(folder)
+    refuse_other_code(folder, [] if trust_remote_code else strange)
     refuse_without_reference(info, checkpoint)
     texts = read_texts(data, limit) if data else []
     if texts:
         check_vocabulary(info.vocab_size, encode(texts, reference_tokenizer().encode), checkpoint)
-    readings = plan_readings(info.vocab_size, lengths, seeds)
+    questions = plan_questions(info.vocab_size, lengths, seeds)
+    names = [name for name in names_in(folder) if name not in (CARD, CERTIFICATE)]
+    before, files, source = marks(folder, names), checksums(folder, names), sha256(checkpoint)
+    contents = compare_contents(folder, converted, world, strange)
+    for found, recorded in zip((contents.different, contents.remarks), compare_record(folder, source), strict=True):
+        found.extend(recorded)
+    config = config_class(info.row).from_dict(read_config(folder))
     BUILD.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="verify-", dir=BUILD) as scratch:  # the copy may be large
         reference = fp32_copy(checkpoint, Path(scratch))
+        runs, checks = compare_answers(reference, folder, info, questions, tolerance, progress, bool(strange))
         certificate = Certificate(
-            original=OriginalFile(checkpoint.name, sha256(checkpoint), info.version),
-            converted={file.name: sha256(file) for file in weight_files(folder)},
-            compared_in=Setting("float32", "none", tolerance),
+            original=OriginalFile(checkpoint.name, source, info.version),
+            files=files,
+            compared_in=Setting("float32", "none", tolerance, THEIR_CODE if strange else OUR_CODE),
             versions={name: version(name) for name in ("torch", "transformers", "tokenizers", "rwkv")}
             | {"python": platform.python_version()},
-            weights=compare_weights(original, load_converted(folder)[0]),
-            # a model of another vocabulary has its own tokenizer, or none
-            tokenizers=compare_tokenizers(folder) if is_world(folder, info.vocab_size) else TokenizersResult(0, 0, 0),
-            runs=compare_runs(reference, folder, info, readings, tolerance, progress),
-            lambada=compare_lambada(reference, folder, texts, progress) if texts else None,
+            weights=compare_weights(original, weights),
+            contents=contents,
+            tokenizers=compare_tokenizers(folder, config) if world else NO_TOKENIZERS,
+            runs=runs,
+            checks=checks,
+            lambada=compare_lambada(reference, folder, texts, progress, bool(strange)) if texts else None,
         )
+    if (now := marks(folder, names)) != before:
+        changed = next(name for name in names if now.get(name) != before.get(name))
+        raise InputError(f"{folder / changed} changed while it was verified; leave the directory alone, and try again.")
+    card = folder / CARD
+    write_text(card, with_certificate(card.read_text(encoding="utf-8") if card.is_file() else "", certificate))
+    certificate = replace(certificate, files=dict(sorted({**files, **checksums(folder, [CARD])}.items())))
     write_certificate(folder, certificate)
-    card = folder / "README.md"
-    write_text(card, with_certificate(card.read_text(encoding="utf-8") if card.exists() else "", certificate))
     return certificate
 
 
@@ -168,65 +215,19 @@ def compare_weights(original: dict[str, Tensor], converted: dict[str, Tensor]) -
     return WeightsResult(len(original), len(original) - len(different), different, cast)
 
 
-def compare_runs(
-    reference: Path, folder: Path, info: CheckpointInfo, readings: list[Reading], tolerance: float, progress: bool
-) -> list[RunResult]:
-    """Let both sides read everything and return one row for each comparison."""
-    # some directories have two classes: ours, and transformers' own
-    trusts = [True, False] if info.row.runs_natively(info.layers) else [True]
-    with tqdm(total=len(readings) * (1 + len(trusts)), unit="run", disable=not progress) as bar:
-        oracle = load_oracle(reference)
-        expected = []
-        for reading in readings:
-            expected.append(READERS[reading.mode].original(oracle, reading.ids))
-            bar.update()
-        del oracle
-        rows = []
-        for trust in trusts:
-            model = load_model(folder, trust)
-            for reading, theirs in zip(readings, expected, strict=True):
-                ours = READERS[reading.mode].converted(model, reading.ids)
-                rows.append(run_result(type(model).__name__, reading, compare_traces(ours, theirs), tolerance))
-                bar.update()
-    return rows
-
-
-def run_result(class_name: str, reading: Reading, parity: Parity, tolerance: float) -> RunResult:
-    """Return a comparison as it stands in the certificate."""
-    return RunResult(
-        class_name=class_name,
-        mode=reading.mode,
-        input=reading.text,
-        tokens=parity.tokens,
-        max_abs_logit_diff=parity.max_abs_logit_diff,
-        mean_abs_logit_diff=parity.mean_abs_logit_diff,
-        max_abs_logit=parity.max_abs_logit,
-        argmax_agreement=parity.argmax_agreement,
-        max_state_diff=parity.max_state_diff,
-        within_tolerance=parity.within(tolerance),
-        first_difference=parity.where(tolerance),
-    )
-
-
-def compare_tokenizers(folder: Path, fuzz: int = 2000) -> TokenizersResult:
-    """Count the texts that the tokenizers of a directory encode otherwise than BlinkDL's."""
-    reference = reference_tokenizer().encode
-    texts = [case.text for case in load_cases()] + list(fuzz_texts(fuzz))
-    # without the configuration's class, transformers warns that the model type is unknown
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
-    fast = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
-    mismatches = []
-    for tokenizer in (fast, python_tokenizer(folder)):
-        encode = partial(tokenizer.encode, add_special_tokens=False, split_special_tokens=True)
-        mismatches.append(len(find_mismatches(reference, encode, texts)))
-    return TokenizersResult(len(texts), *mismatches)
-
-
-def compare_lambada(reference: Path, folder: Path, texts: list[str], progress: bool) -> LambadaResult:
+def compare_lambada(reference: Path, folder: Path, texts: list[str], progress: bool, strange: bool) -> LambadaResult:
     """Score passages with both models."""
     documents = encode(texts, reference_tokenizer().encode)
     theirs = collect(score_original(load_oracle(reference), documents), len(documents), progress)
-    ours = collect(score_converted(load_model(folder), documents), len(documents), progress)
+    piece = default_batch_tokens("cpu")
+    with IsolatedModel(folder, torch.float32) if strange else nullcontext() as stranger:
+        score = (
+            partial(score_elsewhere, stranger, piece=piece)
+            if stranger
+            else partial(score_batch, load_model(folder), piece=piece)
+        )
+        batches = plan_batches(documents, piece)
+        ours = collect(score_batches(score, documents, batches), len(documents), progress)
     difference, changed = compare_results(ours, theirs)
     return LambadaResult(
         documents=len(texts),

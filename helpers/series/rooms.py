@@ -21,7 +21,7 @@ FLOORS = (  # from the top; a room imports from lower floors only
     ("generation", "lambada"),
     ("conversion",),
     ("tokenizer", "checkpoints"),
-    ("atomic",),
+    ("atomic", "inputs"),
     ("hub_code", "errors", "paths"),
 )
 
@@ -52,10 +52,10 @@ def imported_rooms(path: Path) -> set[str]:
 def rooms_picture() -> str:
     """Return the rooms and the arrows between them as a Mermaid diagram, which GitHub draws.
 
-    Left out are ``errors``, ``paths`` and ``atomic``, which everything uses, and arrows that others imply: where A
-    imports B and B imports C, there is no arrow from A to C.
+    Left out are ``errors``, ``paths``, ``atomic`` and ``inputs``, which everything uses, and arrows that others imply:
+    where A imports B and B imports C, there is no arrow from A to C.
     """
-    everywhere = {"__main__", "errors", "paths", "atomic"}
+    everywhere = {"__main__", "errors", "paths", "atomic", "inputs"}
     rooms = [room for floor in FLOORS for room in floor if room not in everywhere]
     below: dict[str, set[str]] = {}  # all that a room can reach
     arrows: dict[str, set[str]] = {}

@@ -20,7 +20,7 @@ class ChatWidget(widgets.VBox):
         self.reset_button = widgets.Button(description="Start over")
         row = widgets.HBox([self.text, self.button, self.reset_button])
         super().__init__([self.view, row, self.status])
-        self.worker = Worker(self._show_error, self._show_end)
+        self.worker = Worker(self.status, self._show_end)
         self.button.on_click(lambda _button: self.worker.stop() if self.worker.running else self.send())
         self.reset_button.on_click(lambda _button: self.reset())
         self._show_messages()
@@ -63,9 +63,6 @@ class ChatWidget(widgets.VBox):
             f"{message['role'].capitalize()}</b>  {html.escape(message['content'])}</p>"
             for message in self.chat.messages
         )
-
-    def _show_error(self, error: Exception) -> None:
-        self.status.value = f"<b>{type(error).__name__}</b>: {html.escape(str(error))}"
 
     def _show_end(self) -> None:
         self.button.description, self.button.button_style = "Send", "primary"

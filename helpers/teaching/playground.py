@@ -39,7 +39,7 @@ class Playground(widgets.VBox):
         right = widgets.VBox([self.repetition_penalty, self.presence_penalty, self.seed])
         controls = widgets.HBox([left, right], layout=widgets.Layout(flex_flow="row wrap"))
         super().__init__([self.prompt, controls, widgets.HBox([self.button, self.status]), self.view])
-        self.worker = Worker(self._show_error, self._show_end)
+        self.worker = Worker(self.status, self._show_end)
         self.button.on_click(lambda _button: self.worker.stop() if self.worker.running else self.run())
 
     def run(self) -> None:
@@ -79,9 +79,6 @@ class Playground(widgets.VBox):
                 break
         speed = count / (time.perf_counter() - start)
         self.status.value = f"{end}: {count} tokens, {speed:.0f} tokens/s"
-
-    def _show_error(self, error: Exception) -> None:
-        self.status.value = f"<b>{type(error).__name__}</b>: {html.escape(str(error))}"
 
     def _show_end(self) -> None:
         self.button.description, self.button.button_style = "Run", "primary"

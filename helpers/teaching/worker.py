@@ -1,5 +1,6 @@
 """A thread for a widget: one job at a time, that can be stopped, and whose errors are shown."""
 
+import html
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +9,9 @@ from typing import Any
 class Worker:
     """Runs one function in a thread, so that the page stays alive while a model writes."""
 
-    def __init__(self, on_error: Callable[[Exception], None], on_end: Callable[[], None]):
-        """``on_error`` gets what the function raises; ``on_end`` is called after each job, however it ended."""
-        self.on_error, self.on_end = on_error, on_end
+    def __init__(self, status: Any, on_end: Callable[[], None]):
+        """``status`` is the widget that shows what the function raises; ``on_end`` is called after each job."""
+        self.status, self.on_end = status, on_end
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -41,6 +42,6 @@ class Worker:
         try:
             function(*args)
         except Exception as error:  # in a thread nobody else would see it
-            self.on_error(error)
+            self.status.value = f"<b>{type(error).__name__}</b>: {html.escape(str(error))}"
         finally:
             self.on_end()

@@ -1,5 +1,5 @@
 from .check import find_mismatches, fuzz_texts, load_cases, reference_tokenizer
-from .fast import build_fast_tokenizer, python_tokenizer, save_tokenizers, trie_regex
+from .fast import build_fast_tokenizer, piece_regex, python_tokenizer, save_tokenizers, trie_regex
 from .stats import collisions, ids_lost, is_utf8, script
 from .trie import TrieTokenizer
 from .vocab import (
@@ -24,6 +24,7 @@ __all__ = [
     "ids_lost",
     "is_utf8",
     "load_cases",
+    "piece_regex",
     "python_tokenizer",
     "read_vocab",
     "reference_tokenizer",

@@ -1,11 +1,15 @@
 """The World tokenizer as a plain ``tokenizer.json``: exact, fast, and without custom code.
 
-The ``tokenizers`` library has no "greedy longest match" model, but it has a pre-tokenizer that splits text with a
-regular expression. A regex made from the vocabulary's trie matches the longest token at every position; what remains
-for the model is to look the pieces up. Four standard parts, all serialized in ``tokenizer.json``::
+The ``tokenizers`` library has a model that takes the longest match again and again: WordPiece. But it has no trie. It
+looks up every beginning of what is left, the longest first, so that its time grows with the cube of a text's length. A
+regular expression therefore cuts the text into short pieces before. Four standard parts, all in ``tokenizer.json``::
 
-    text -> ByteLevel pre-tokenizer (bytes as visible characters) -> Split(regex) -> WordLevel look-up -> ids
+    text -> ByteLevel pre-tokenizer (bytes as visible characters) -> Split(regex) -> WordPiece on each piece -> ids
     ids  -> tokens -> ByteLevel decoder -> text
+
+A cut is right where a longest match ends. There are two kinds of pieces (:func:`piece_regex`). What a regex made from
+the vocabulary's trie matches is one token, the longest. And a short word ends where no token crosses the cut. Words are
+there for speed alone: each piece costs the library many small allocations, more than the search for the tokens in it.
 
 ByteLevel is a pre-tokenizer here, not a normalizer, because transformers.js has no such normalizer. The price: the name
 of a token that a user adds is decoded as bytes, too, if it is written in the byte alphabet alone, like ``é``. Fast
@@ -13,19 +17,37 @@ tokenizers of GPT-2's kind all have this limit; our Python tokenizer refuses suc
 """
 
 import json
-from collections.abc import Iterable
+import string
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from ..errors import InputError
-from ..hub_code.tokenization_rwkv_world import BYTE_TO_CHAR, END_OF_TEXT, RwkvWorldTokenizer, build_trie
+from ..hub_code.tokenization_rwkv_world import (
+    BYTE_TO_CHAR,
+    CHAR_TO_BYTE,
+    END_OF_TEXT,
+    RwkvWorldTokenizer,
+    build_trie,
+)
 from ..paths import HUB_CODE, shown
 from .vocab import read_vocab, token_to_chars, vocab_to_json
 
 TOKENIZER_CODE = "tokenization_rwkv_world.py"
+MAX_LETTERS = 12  # of a piece; more would help few words, and let a row of letters cost more
+
+# Bytes of UTF-8 in the byte alphabet: those that continue a character, and those that start one of 1, 2, 3 or 4 bytes.
+CONTINUATION = {char for char, byte in CHAR_TO_BYTE.items() if 0x80 <= byte < 0xC0}
+FIRST_BYTES = [
+    [BYTE_TO_CHAR[byte] for byte in range(*limits)]
+    for limits in ((0x00, 0x80), (0xC2, 0xE0), (0xE0, 0xF0), (0xF0, 0xF5))
+]
+MULTIBYTE = [char for chars in FIRST_BYTES[1:] for char in chars]
 
 # Files of transformers that would override what save_tokenizers writes, left by save_pretrained or an older converter.
 OVERRIDING = ("chat_template.jinja", "added_tokens.json", "special_tokens_map.json")
@@ -109,11 +131,54 @@ def _alternatives(branches: list[tuple[list[str], str]], max_alternatives: int) 
     return f"(?={first_chars})(?:{left_regex})|{right_regex}"
 
 
-def _char_class(chars: list[str]) -> str:
+def _char_class(chars: Collection[str]) -> str:
     """Return a regex for one of ``chars``. What needs no backslash has none: JavaScript's engine would refuse it."""
     if len(chars) == 1:
-        return "\\" + chars[0] if chars[0] in r"\^$.*+?()[]{}|" else chars[0]
+        (char,) = chars
+        return "\\" + char if char in r"\^$.*+?()[]{}|" else char
     return "[" + "".join("\\" + char if char in r"\[]^-" else char for char in sorted(chars)) + "]"
+
+
+def what_follows(words: Iterable[str]) -> dict[str, set[str]]:
+    """Return, for the first byte of a UTF-8 character, the bytes that some word has right behind such a character.
+
+    All bytes are written in the byte alphabet. No word crosses a cut between two characters if the byte behind the cut
+    is not in the set of the character before it. A word that starts inside of a character counts for all characters.
+    """
+    follows: dict[str, set[str]] = defaultdict(set)
+    for word in words:
+        first = None  # byte of the character that the walk is in; None if the word starts inside of it
+        for char, behind in pairwise(word):
+            if char not in CONTINUATION:
+                first = char
+            if behind not in CONTINUATION:
+                for start in MULTIBYTE if first is None else (first,):
+                    follows[start].add(behind)
+    return follows
+
+
+def piece_regex(words: Collection[str]) -> str:
+    """Return a regex that cuts a text, match behind match, where longest matches of ``words`` end.
+
+    It tries three things: a word of up to 12 letters, with a space before it and a sign behind it, as in ``" cat,"``;
+    up to two characters that stand alone, as Chinese ones do; and else one token, by :func:`trie_regex`. The first two
+    end with look-aheads, ``(?!...)``, on everything that a token could go on with. So they are right for any ``words``,
+    though what is a letter, a sign or a character that stands alone was chosen for the World vocabulary.
+    """
+    follows = what_follows(words)
+
+    def end_after(chars: Iterable[str]) -> str:
+        refused = set().union(*(follows[char] for char in chars))
+        return f"(?!{_char_class(refused)})" if refused else ""
+
+    signs = [char for char in string.punctuation if not follows[char] & set(string.ascii_letters)]
+    sign = f"(?:{_char_class(signs)}{end_after(signs)})?" if signs else ""
+    word = f"Ġ?[A-Za-z]{{1,{MAX_LETTERS}}}{end_after(string.ascii_letters)}{sign}"
+
+    closed = [[char for char in chars if not follows[char]] for chars in FIRST_BYTES]
+    alone = [_char_class(chars) + "." * others for others, chars in enumerate(closed) if chars]
+    alone = [*reversed(alone), f"[ãï]..{end_after('ãï')}"]  # bytes E3 and EF start Chinese punctuation
+    return f"{word}|(?:{'|'.join(alone)}){{1,2}}|{trie_regex(words)}"
 
 
 def build_fast_tokenizer(vocab: dict[int, bytes] | None = None) -> Tokenizer:
@@ -125,10 +190,18 @@ def build_fast_tokenizer(vocab: dict[int, bytes] | None = None) -> Tokenizer:
     words = {token_to_chars(token): index for index, token in (read_vocab() if vocab is None else vocab).items()}
     if missing := BYTE_TO_CHAR.values() - words.keys():
         raise InputError(f"The vocabulary lacks {len(missing)} of the 256 single bytes; add them as tokens.")
-    # WordLevel demands an unknown token; it is never used, because every single byte is in the vocabulary.
-    tokenizer = Tokenizer(models.WordLevel({END_OF_TEXT: 0, **words}, unk_token=END_OF_TEXT))
+    # WordPiece demands an unknown token. It is never used, because every single byte is in the vocabulary and no piece
+    # is too long; nor is its name found in a text, because only a token of the vocabulary is a piece with "<|" in it.
+    longest = max(MAX_LETTERS + 2, *map(len, words))
+    model = models.WordPiece(
+        {END_OF_TEXT: 0, **words},
+        unk_token=END_OF_TEXT,
+        continuing_subword_prefix="",
+        max_input_chars_per_word=longest,
+    )
+    tokenizer = Tokenizer(model)
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    split = pre_tokenizers.Split(Regex(trie_regex(words)), behavior="isolated")
+    split = pre_tokenizers.Split(Regex(piece_regex(words)), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([to_bytes, split])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
@@ -208,6 +281,8 @@ def python_tokenizer(folder: str | Path) -> RwkvWorldTokenizer:
         InputError: the directory has no ``vocab.json``, or one without the 256 single bytes, or it names an added token
             that the Python tokenizer refuses.
     """
+    if not Path(folder).is_dir():  # transformers would look for it on the Hub
+        raise InputError(f"There is no directory {shown(folder)}; give one that save_tokenizers or convert made.")
     try:
         tokenizer: RwkvWorldTokenizer = RwkvWorldTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:

@@ -1,6 +1,7 @@
 """A whole training run: from a corpus to ``model.pth``, measured on the way."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,20 +9,21 @@ from typing import Any
 
 import torch
 
-from ..atomic import write_text
+from ..atomic import claim, owned_folder, write_text
 from ..conversion.loading import choose_device
 from ..errors import InputError
 from ..generation.sampling import Sampling, stream
+from ..inputs import check_regular
 from ..lambada.passages import Document, read_texts
 from ..lambada.protocol import collect, encode_world, score_converted, summarize
 from ..tokenizer.trie import TrieTokenizer
 from ..tokenizer.vocab import read_vocab
 from .model import loaded_model
 from .options import TrainOptions, difference, origin
-from .trainer import MODEL, TrainingRun
+from .trainer import LOG, MODEL, STATE, TrainingRun, read_state
 from .windows import Windows, hash_corpus, read_corpus
 
-RESULT = "result.json"
+RESULT, WINDOWS = "result.json", "windows"  # beside the files of the trainer
 PROMPT = "The old man looked at the sea and"
 EVALUATIONS = (25, 50, 75, 100)  # percent of training after which the model is measured
 
@@ -39,7 +41,8 @@ def train_from_text(
     """Train a checkpoint from a text file, in the folder ``out``, and return the path of ``model.pth`` there.
 
     A run that was killed goes on when it is started again with the same arguments; one that is finished is left as it
-    is. In a folder of another run nothing is done.
+    is. In a folder of another run, or with files of these names that no run of ours wrote, nothing is done. A second
+    process in the same folder is refused.
 
     Args:
         corpus: see :mod:`.windows`.
@@ -58,21 +61,45 @@ def train_from_text(
         if not 0 <= value <= most:
             raise InputError(f"--{name} is {value}; give a number from 0 to {most:,}.")
     device = choose_device(device)
-    if is_finished(out, options, corpus, device):
-        return out / MODEL
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"Cannot write into {out}: {error.strerror}; give another --out.") from None
-    documents = encode_world(read_texts(passages)) if passages else []
-    windows = Windows(corpus, out / "windows", options.windows, processes)
-    try:
-        with enough_memory():
-            train(options, windows, out, documents, save_every, device, progress)
-    finally:
-        windows.close()
-    windows.remove()
+    check_folder(out)
+    with owned_folder(out) as folder:
+        if is_finished(out, options, corpus, device):
+            return out / MODEL
+        claim(folder, (f"{WINDOWS}/*", LOG, STATE, RESULT))
+        clear_partials(folder)
+        if (out / STATE).exists():  # look now, not when the windows have been made
+            read_state(out / STATE, origin_of(options, corpus, device))
+        documents = encode_world(read_texts(passages)) if passages else []
+        windows = Windows(corpus, out / WINDOWS, options.windows, processes)
+        try:
+            with enough_memory():
+                train(options, windows, out, documents, save_every, device, progress)
+        except InputError:
+            windows.remove()  # another run, after what is wrong has been mended, may need other ones
+            raise
+        finally:
+            windows.close()
+        windows.remove()
     return out / MODEL
+
+
+def check_folder(out: Path) -> None:
+    """Raise InputError if one of the files that a run writes is something else in ``out``, such as a pipe."""
+    for name in (LOG, STATE, RESULT, MODEL):
+        if os.path.lexists(out / name):
+            check_regular(out / name, "the file of an earlier run", "give another --out")
+
+
+def clear_partials(folder: Path) -> None:
+    """Remove the files that a process was writing when it was killed."""
+    for name in (LOG, STATE, RESULT, MODEL):
+        for path in folder.glob(f".{name}.*.partial"):
+            path.unlink()
+
+
+def origin_of(options: TrainOptions, corpus: Path, device: str) -> dict[str, Any]:
+    """Return what a run is made from."""
+    return origin(options, hash_corpus(read_corpus(corpus)), torch.device(device).type)
 
 
 def is_finished(out: Path, options: TrainOptions, corpus: Path, device: str) -> bool:
@@ -89,8 +116,7 @@ def is_finished(out: Path, options: TrainOptions, corpus: Path, device: str) -> 
         raise InputError(
             f"{out / MODEL} is there, and no {RESULT} says what it was made from; give another --out."
         ) from None
-    ours = origin(options, hash_corpus(read_corpus(corpus)), torch.device(device).type)
-    if found := difference(theirs, ours):
+    if found := difference(theirs, origin_of(options, corpus, device)):
         raise InputError(f"{out / MODEL} was made by another run: {found}; give another --out.")
     print(f"{out / MODEL} was made by this run before; nothing is left to do", flush=True)
     return True

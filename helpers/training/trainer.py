@@ -4,7 +4,7 @@ import json
 import math
 import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from .options import TrainOptions, difference, origin
 from .windows import Kind, Windows
 
 LOG, STATE, MODEL = "log.jsonl", "state.pt", "model.pth"  # in the folder of a run
+OTHER_STATE = "give another folder, or remove {} to begin again"
 # what torch.load and load_state_dict raise about a file that is damaged, or of another run
 LOAD_ERRORS = (
     pickle.UnpicklingError,
@@ -228,18 +229,11 @@ class TrainingRun:
         """
         path = self.folder / STATE
         if path.exists():
-            remedy = f"give another folder, or remove {path} to begin again"
-            try:
-                state = torch.load(path, map_location=self.device, weights_only=True)
-                found = difference(state["origin"], self.origin)
-            except LOAD_ERRORS:
-                raise InputError(f"{path} is damaged, or of an older version; remove it to begin again.") from None
-            if found:
-                raise InputError(f"{path} was saved by another run: {found}; {remedy}.")
+            state = read_state(path, self.origin, self.device)
             try:
                 self.restore(state)
             except LOAD_ERRORS:
-                raise InputError(f"{path} does not fit this run, or is damaged; {remedy}.") from None
+                raise InputError(f"{path} does not fit this run, or is damaged; {OTHER_STATE.format(path)}.") from None
         cut_log(self.folder / LOG, self.position.step)
         return path.exists()
 
@@ -266,6 +260,22 @@ class TrainingRun:
         path = self.folder / MODEL
         write_tensors(path, self.weights())
         return path
+
+
+def read_state(path: Path, ours: Mapping[str, Any], device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Return what :meth:`TrainingRun.save` wrote for a run that is made from the same as ``ours``.
+
+    Raises:
+        InputError: it belongs to another run, or is damaged.
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        found = difference(state["origin"], ours)
+    except LOAD_ERRORS:
+        raise InputError(f"{path} is damaged, or of an older version; remove it to begin again.") from None
+    if found:
+        raise InputError(f"{path} was saved by another run: {found}; {OTHER_STATE.format(path)}.")
+    return state
 
 
 def write_tensors(path: Path, content: dict[str, Any]) -> None:

@@ -19,17 +19,19 @@ import random
 import re
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from functools import cached_property
 from multiprocessing.pool import AsyncResult, Pool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..atomic import replaced_file, write_text
+from ..atomic import MARK, claim, remove_empty, replaced_file, write_text
 from ..errors import InputError
+from ..inputs import check_regular
 from ..tokenizer.fast import build_fast_tokenizer
 from ..tokenizer.vocab import read_vocab
 from .augment import WORD, Augmenter, Lexicon, build_lexicon
@@ -37,7 +39,8 @@ from .options import WindowOptions, difference
 
 SHARDS = 32
 OPTIONS = "options.json"  # in the folder of windows: what they were made from
-FILES = (OPTIONS, "ids-*.npy", "kinds-*.npy", ".*.partial")
+FILES = re.compile(r"(?:(?:ids|kinds)-\d{4,}-\d\d\.npy|\.(?:ids|kinds|options)[-.\w]*\.\d+\.partial|options\.json)")
+LOOK = 2  # seconds between two looks at whether the processes live
 CHARACTERS_TOGETHER = 400_000  # of a document
 SENTENCE_END = re.compile(r"[.!?][\"')]*\s+(?=[\"'(A-Z])|\n\n")
 DOCUMENT_MARK = "<|doc|>"
@@ -58,11 +61,13 @@ def read_corpus(path: str | Path) -> list[str]:
     Raises:
         InputError: the file cannot be read, is not UTF-8, or holds fewer than 1,000 characters.
     """
+    remedy = "give a UTF-8 text file, or one in .xz"
+    check_regular(path, "the corpus", remedy)
     try:
         with (lzma.open if str(path).endswith(".xz") else open)(path, "rt", encoding="utf-8") as file:
             text = file.read()
     except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
-        raise InputError(f"Cannot read the corpus {path}: {error}; give a UTF-8 text file, or one in .xz.") from None
+        raise InputError(f"Cannot read the corpus {path}: {error}; {remedy}.") from None
     if len(text) < 1000:
         raise InputError(f"The corpus {path} has only {len(text)} characters; give a longer text.")
     return [document for part in text.split(DOCUMENT_MARK) if (document := part.strip("\n"))]
@@ -219,14 +224,23 @@ class Windows:
         self.corpus = hash_corpus(documents)
         shards = deal(documents)
         remember_options(self.folder, options, self.corpus)
+        counts: Counter[str] = Counter()
         if processes:
-            with multiprocessing.Pool(processes, _leave_ctrl_c) as pool:
-                counts = sum(pool.imap_unordered(count_words, shards), Counter())
+            pool = self.start(processes, _leave_ctrl_c)
+            counts = sum(self.wait_for(pool.map_async(count_words, shards, chunksize=1)), counts)
+            pool.terminate()
         else:
-            counts = sum(map(count_words, shards), Counter())
+            counts = sum(map(count_words, shards), counts)
         self.writer = ShardWriter(self.folder, shards, build_lexicon(counts, read_vocab()), options)
         if processes:
-            self.pool = multiprocessing.Pool(processes, _start_worker, (self.writer,))
+            self.start(processes, _start_worker, self.writer)
+
+    def start(self, processes: int, initializer: Callable, *arguments: Any) -> Pool:
+        """Start the pool, keep in mind which processes it has, and return it."""
+        others = set(multiprocessing.active_children())
+        self.pool = pool = multiprocessing.Pool(processes, initializer, arguments)
+        self.workers = {child.pid for child in set(multiprocessing.active_children()) - others}
+        return pool
 
     def request(self, epoch: int) -> None:
         """Have the files of an epoch made in the background."""
@@ -236,17 +250,31 @@ class Windows:
             self.pending[epoch] = self.pool.map_async(_write_shard, jobs, chunksize=1)
 
     def epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return ids (n, T + 1) uint16 and kinds (n, T + 1) uint8 of an epoch, waiting for them if need be."""
+        """Return ids (n, T + 1) uint16 and kinds (n, T + 1) uint8 of an epoch, waiting for them if need be.
+
+        Raises:
+            InputError: the disk is full, a file is damaged, or a process that makes windows was killed.
+        """
         if self.pool is None:
             for shard in range(SHARDS):
                 self.writer.write(epoch, shard)
         else:
             for number in range(epoch, epoch + 3):
                 self.request(number)
-            self.pending.pop(epoch).get()
+            self.wait_for(self.pending.pop(epoch))
         parts = [[load_array(path) for path in shard_paths(self.folder, epoch, shard)] for shard in range(SHARDS)]
         ids, kinds = (np.concatenate(column) for column in zip(*parts, strict=True))
         return ids, kinds
+
+    def wait_for(self, result: AsyncResult) -> Any:
+        """Return what the pool makes; it puts new processes in the place of killed ones, but loses their work."""
+        while not result.ready():
+            result.wait(LOOK)
+            if self.workers - {child.pid for child in multiprocessing.active_children()}:
+                raise InputError(
+                    "A process that prepares text was killed, perhaps for want of memory; give fewer --processes."
+                )
+        return result.get()
 
     def close(self) -> None:
         if self.pool:
@@ -254,11 +282,11 @@ class Windows:
 
     def remove(self) -> None:
         """Remove the files, and the folder if nothing else is in it."""
-        for pattern in FILES:
-            for path in self.folder.glob(pattern):
+        for path in self.folder.iterdir():
+            if FILES.fullmatch(path.name):
                 path.unlink()
-        if not any(self.folder.iterdir()):
-            self.folder.rmdir()
+        (self.folder / MARK).unlink(missing_ok=True)  # what others put there is not ours
+        remove_empty([self.folder])
 
 
 def shard_paths(folder: Path, epoch: int, shard: int) -> tuple[Path, Path]:
@@ -288,14 +316,12 @@ def remember_options(folder: Path, options: WindowOptions, corpus: str) -> None:
     path, ours = folder / OPTIONS, {"corpus": corpus} | asdict(options)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        empty = all(entry.name.startswith(".") for entry in folder.iterdir())
-        theirs = None if empty else json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder} holds other files than windows; give another folder.") from None
+        claim(folder)
+        theirs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     except ValueError:
         raise InputError(f"{path} is damaged; remove the folder {folder}.") from None
     except OSError as error:
         raise InputError(f"Cannot write windows into {folder}: {error.strerror}; give another folder.") from None
-    if not empty and (found := difference(theirs, ours)):
+    if theirs is not None and (found := difference(theirs, ours)):
         raise InputError(f"{folder} holds windows of another run: {found}; give another folder, or remove that one.")
     write_text(path, json.dumps(ours) + "\n")

@@ -1,0 +1,197 @@
+"""Measure reading and writing of models: ours against the ``rwkv`` package, in turn, on a CPU or an NVIDIA GPU.
+
+    python -m helpers bench prefill --versions 5.2 --tokens 512 --rows 1 8
+    python -m helpers bench prefill --device cuda --dtypes bfloat16 --tokens 512 4096 16384
+    python -m helpers bench decode
+
+Weights are random, of the shapes of published models, or those of an included model, by its name. Ours is the converted
+directory as ``from_pretrained`` gives it. Both sides read the same ids into an empty state and return the last logits;
+to decode, both continue from there with given ids, one token a step, without choosing. The package has no batches: it
+takes one row after the other. Loading is not timed, and each side runs once before.
+"""
+
+import gc
+import json
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..atomic import write_text
+from ..checkpoints.bundled import BUNDLED_SHA256, bundled_checkpoint
+from ..checkpoints.files import load_checkpoint
+from ..checkpoints.format import describe
+from ..checkpoints.oracle import fp32_copy, load_oracle
+from ..checkpoints.synthetic import write_random_checkpoint
+from ..checkpoints.versions import VERSIONS
+from ..conversion.directory import convert
+from ..conversion.loading import choose_device, load_model
+from ..errors import InputError
+from ..lambada.run import STRATEGIES
+from ..paths import BUILD, RESULTS
+from .checks import check_counts, check_output
+from .lambada import machine, timed
+
+SIZES = {"0.1B": (12, 768), "0.4B": (24, 1024), "1.5B": (24, 2048)}  # layers and hidden size of published models
+WORKS = {"prefill": (64, 512, 4096), "decode": (32,)}  # and tokens a row, by default
+PIECES = (64, 512, 2048)  # of prompts that are recorded
+FIRST = 16  # tokens that are read before some are written
+
+
+@torch.inference_mode()
+def ours_reads(model: Any, ids: Tensor) -> Tensor:
+    """Return the last logits (B, V) for ids (B, T)."""
+    return model(ids, use_cache=True, logits_to_keep=1).logits[:, -1]
+
+
+@torch.inference_mode()
+def ours_decodes(model: Any, ids: Tensor) -> Tensor:
+    output = model(ids[:, :FIRST], use_cache=True, logits_to_keep=1)
+    for step in range(FIRST, ids.shape[1]):
+        output = model(ids[:, step : step + 1], state=output.state, use_cache=True, logits_to_keep=1)
+    return output.logits[:, -1]
+
+
+def package_reads(oracle: Any, ids: Tensor) -> Tensor:
+    return torch.stack([oracle.forward(row, None)[0] for row in ids.tolist()])
+
+
+def package_decodes(oracle: Any, ids: Tensor) -> Tensor:
+    last = []
+    for row in ids.tolist():
+        logits, state = oracle.forward(row[:FIRST], None)
+        for index in row[FIRST:]:
+            logits, state = oracle.forward([index], state)
+        last.append(logits.clone())
+    return torch.stack(last)
+
+
+READERS: dict[str, tuple[Callable, Callable]] = {
+    "prefill": (ours_reads, package_reads),
+    "decode": (ours_decodes, package_decodes),
+}
+
+
+def measure(work: str, model: Any, oracle: Any, rows: int, tokens: int, repeat: int, device: str) -> dict:
+    """Return tokens a second of both sides: medians of ``repeat`` runs in turn, and all runs."""
+    count = tokens + FIRST if work == "decode" else tokens
+    vocab = model.config.vocab_size
+    ids = torch.randint(1, min(vocab, 65530), (rows, count), generator=torch.Generator().manual_seed(0)).to(device)
+    ours, package = READERS[work]
+    sides = {"ours": partial(ours, model, ids), "package": partial(package, oracle, ids)}
+    logits = {name: side() for name, side in sides.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeat):
+        for name, side in sides.items():
+            seconds[name].append(timed(side, device)[0])
+    rate = {name: rows * count / statistics.median(runs) for name, runs in seconds.items()}
+    ratios = [theirs / our for our, theirs in zip(seconds["ours"], seconds["package"], strict=True)]
+    apart = (logits["ours"].float() - logits["package"].float().to(device)).norm() / logits["package"].float().norm()
+    return {
+        "rows": rows,
+        "tokens": tokens,
+        "our_tokens_per_s": round(rate["ours"], 1),
+        "package_tokens_per_s": round(rate["package"], 1),
+        "ratio": round(statistics.median(ratios), 2),
+        "ratio_lowest": round(min(ratios), 2),
+        "ratio_highest": round(max(ratios), 2),
+        "relative_logit_difference": apart.item(),
+        "runs": {f"{name}_seconds": runs for name, runs in seconds.items()},
+    }
+
+
+def checkpoint_of(version: str, size: str, folder: Path) -> Path:
+    """Return a checkpoint in fp32, which the package needs to compute in fp32 from the first layer on."""
+    if size in BUNDLED_SHA256:
+        return fp32_copy(bundled_checkpoint(size), folder)
+    layers, hidden = SIZES[size]
+    shape = {"layers": layers, "hidden_size": hidden, "head_size": 64}
+    return write_random_checkpoint(folder / f"{version}-{size}.pth", version, dtype=torch.float32, **shape)
+
+
+def run(
+    work: str = "prefill",
+    versions: Sequence[str] = ("5.0", "5.2", "4"),
+    sizes: Sequence[str] = ("0.1B",),
+    rows: Sequence[int] = (1, 8),
+    tokens: Sequence[int] | None = None,
+    dtypes: Sequence[str] = ("float32", "bfloat16"),
+    package_dtype: str | None = None,
+    device: str = "cpu",
+    threads: int = 2,
+    repeat: int = 5,
+    recorded: str | None = None,
+    out: Path | None = None,
+) -> list[dict]:
+    """Measure; write and return a row for each version, size, dtype, number of rows and of tokens.
+
+    Args:
+        work: ``prefill`` or ``decode``. rows: in a batch. tokens: of each row, read or written.
+        package_dtype: by default float32 on a CPU, float16 on a GPU.
+        threads: of a CPU. repeat: runs of each side.
+        recorded: ``graph`` or ``fused``: record prompts of ours with ``compile_decoding`` before, on a GPU.
+        out: by default ``prefill_cpu.json`` and so on among the recorded results.
+
+    Raises:
+        InputError: a name is unknown, a number is below 1, or there is no such device.
+    """
+    known: dict[str, tuple[Sequence[str], Sequence[str]]] = {
+        "--versions": (versions, tuple(VERSIONS)),
+        "--sizes": (sizes, (*SIZES, *BUNDLED_SHA256)),
+        "--dtypes": (dtypes, tuple(STRATEGIES)),
+        "--package-dtype": ([package_dtype] if package_dtype else [], tuple(STRATEGIES)),
+    }
+    for option, (given, choices) in known.items():
+        if unknown := set(given) - set(choices):
+            raise InputError(f"{option} has {min(unknown)}; choose of {', '.join(choices)}.")
+    tokens = tokens or WORKS[work]
+    check_counts(rows=min(rows), tokens=min(tokens), threads=threads, repeat=repeat)
+    out = out or RESULTS / f"{work}_{device}.json"
+    check_output(out)
+    gpu = choose_device(device) == "cuda"
+    kernels = gpu and shutil.which("nvcc") is not None  # without a compiler the package runs plain PyTorch
+    strategy = STRATEGIES[package_dtype or ("float16" if gpu else "float32")]
+    torch.set_num_threads(threads)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    results: list[dict] = []
+    shapes = [(version, size) for version, size in product(versions, sizes) if size in SIZES]
+    for version, size in shapes + [("", size) for size in sizes if size in BUNDLED_SHA256]:
+        with tempfile.TemporaryDirectory(prefix="model-speed-", dir=BUILD) as scratch:
+            checkpoint = checkpoint_of(version, size, Path(scratch))
+            version = describe(load_checkpoint(checkpoint)).version
+            converted = convert(checkpoint, Path(scratch) / "converted", progress=False)
+            oracle = load_oracle(checkpoint, f"{device} {strategy}", kernels=kernels)
+            for dtype in dtypes:
+                model = load_model(converted, dtype=getattr(torch, dtype), device=device)
+                if recorded:
+                    model.compile_decoding(rows, fuse=recorded == "fused", prompt_pieces=PIECES)
+                for batch, count in product(rows, tokens):
+                    label = {"version": version, "size": size, "dtype": dtype, "recorded": recorded}
+                    label["package"] = f"{device} {strategy}"
+                    results.append(label | measure(work, model, oracle, batch, count, repeat, device))
+                    print({key: value for key, value in results[-1].items() if key != "runs"}, flush=True)
+                del model
+                gc.collect()
+            del oracle
+        info = machine(device) | {"processor": processor(), "package_kernels": kernels}
+        write_text(out, json.dumps({"machine": info, "rows": results}, indent=2) + "\n")
+    return results
+
+
+def processor() -> str:
+    """Return the name of the CPU, as Linux gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor()) + f", {os.cpu_count()} cores"

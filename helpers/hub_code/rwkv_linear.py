@@ -1,0 +1,72 @@
+# Copyright 2026 The RWKV World on Hugging Face authors
+# SPDX-License-Identifier: Apache-2.0
+"""Linear layers as fast as a CPU can compute them, where nothing but their numbers is wanted.
+
+On x86, PyTorch gives products of fp32 matrices to MKL, which uses half the width of the registers on processors that
+are not Intel's. oneDNN, which PyTorch has as well, uses all of it: twice the speed with many tokens, and with one token
+on several cores. Products of bf16 matrices go to oneDNN anyway. Where a CPU has no instructions for them, many tokens
+are multiplied faster in fp32, with a copy of the weight that lives as long as the product does.
+"""
+
+import platform
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HALF = (torch.bfloat16, torch.float16)
+ONEDNN_FROM = 2**18  # multiplications: with fewer, a call of oneDNN takes longer than it saves
+WIDEN_FROM = 8  # tokens: with fewer, copying the weight takes longer than it saves
+
+
+@lru_cache(maxsize=1)
+def has_onednn() -> bool:
+    """Say whether oneDNN can be called for fp32: by PyTorch for x86."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return x86 and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@lru_cache(maxsize=2)
+def has_products_of(dtype: torch.dtype) -> bool:
+    """Say whether this CPU has instructions for products of bf16 or fp16 matrices; a guess where PyTorch can't tell."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    kinds = ("amx_tile", "avx512_bf16") if dtype == torch.bfloat16 else ("amx_fp16",)
+    return any(getattr(torch.cpu, f"_is_{kind}_supported", bool)() for kind in kinds)
+
+
+class RwkvLinear(nn.Linear):
+    """``nn.Linear``, but faster on a CPU in evaluation mode; the weight stays as it is.
+
+    In training mode it is the same with gradients and without: gradient checkpointing computes a block in both ways.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight, self.bias
+        if self.training or not only_numbers(x, weight):
+            return F.linear(x, weight, bias)
+        if x.dtype == torch.float32:
+            return fp32_linear(x, weight, bias)
+        if x.dtype in HALF and x.numel() >= WIDEN_FROM * x.shape[-1] and not has_products_of(x.dtype):
+            return fp32_linear(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
+        return F.linear(x, weight, bias)
+
+
+def only_numbers(x: Tensor, weight: Tensor) -> bool:
+    """Say whether a product is computed on a CPU, and without gradient, mixed precision, tracing or quantization."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype
+        and type(weight) in (nn.Parameter, Tensor)
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+    )
+
+
+def fp32_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if x.numel() * weight.shape[0] >= ONEDNN_FROM and has_onednn():
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
