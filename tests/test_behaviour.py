@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import VERSIONS
 
 from helpers.proof import behaviour, behaviour_table
 from helpers.proof.behaviour import BEHAVIOURS, Subject, make_subject, measure
@@ -28,7 +29,7 @@ def work(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("behaviour")
 
 
-@pytest.mark.parametrize("version", ["4", "5.0", "5.1", "5.2"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_our_models_do_everything(version, work):
     wrong = {name: answer for name, answer in measure(make_subject(version, work)).items() if answer}
     assert wrong == {}

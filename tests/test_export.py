@@ -25,6 +25,9 @@ FORMS = tiny_models.FORMS | {
     "5.1": {"version": "5.1", "head_size": 8},
     "5.2": {"version": "5.2", "head_size": 16},
     "5.2 odd sizes": {"version": "5.2", "hidden_size": 72, "head_size": 24, "ffn_size": 100, "has_time_state": True},
+    "6 odd sizes": {"version": "6", "hidden_size": 72, "head_size": 24, "mix_rank": 5, "decay_rank": 7},
+    "6 time_state": {"version": "6", "has_time_state": True},
+    "7 odd ranks": {"version": "7", "head_size": 16, "decay_low_rank_dim": 3, "v_low_rank_dim": 5},
 }
 
 

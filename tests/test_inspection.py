@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_models import VERSIONS
 
 from helpers import __main__ as cli
 from helpers.checkpoints import files, inspection, synthetic
@@ -11,7 +12,7 @@ def write(tmp_path, version="5.0", **options):
     return synthetic.write_random_checkpoint(tmp_path / "a.pth", version, **{"head_size": 64, **options})
 
 
-@pytest.mark.parametrize("version", ["4", "5.0", "5.1", "5.2"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_a_usual_checkpoint(version, tmp_path, capsys):
     assert cli.main(["inspect", str(write(tmp_path, version))]) == 0
     out = capsys.readouterr().out

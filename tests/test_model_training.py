@@ -262,7 +262,9 @@ def test_compiled(version):
 def test_device_map(model, where, tmp_path):
     """Weights placed by accelerate, or left on disk until they are used: the same logits and texts."""
     model.eval().save_pretrained(tmp_path / "model")
-    device_map = {"rwkv.embeddings": "cpu", "rwkv.blocks.0": "cpu", "rwkv.blocks.1": "disk", "rwkv.ln_out": "disk"}
+    base = model.base_model_prefix
+    device_map = {f"{base}.{model.rwkv.embeddings_name}": "cpu", f"{base}.blocks.0": "cpu"}
+    device_map |= {f"{base}.blocks.1": "disk", f"{base}.ln_out": "disk"}
     placed = AutoModelForCausalLM.from_pretrained(
         tmp_path / "model",
         trust_remote_code=True,

@@ -16,6 +16,9 @@ FORMS = {  # of checkpoints: every version, and what may differ within one
     "5.0 raw bonus": {"version": "5.0", "bonus_name": "time_faaaa"},
     "5.1": {"version": "5.1"},
     "5.2": {"version": "5.2"},
+    "6": {"version": "6"},
+    "7": {"version": "7"},
+    "7 all": {"version": "7", "has_first_value_mix": True},
 }
 VERSIONS = list(versions.VERSIONS)
 VOCAB = 300

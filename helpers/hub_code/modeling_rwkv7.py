@@ -218,8 +218,8 @@ class Rwkv7TimeMix(RwkvTimeMix):
         if first_value is None:
             first_value = value
         else:
-            share = torch.sigmoid(self.set_by_text("v", x_v)).to(x.dtype)
-            value = torch.lerp(value, first_value.to(x), share)
+            share = torch.sigmoid(self.set_by_text("v", x_v)).to(value.dtype)
+            value = torch.lerp(value, first_value.to(value), share)
         r, v, log_w, erased_by_head = map(self.split_heads, (self.receptance(x_r), value, log_w, erased))
         # in fp32, the squares of small numbers are not 0: no division by zero
         direction = F.normalize(self.split_heads(at_least_fp32(key) * at_least_fp32(self.k_k)), dim=-1)

@@ -373,7 +373,7 @@ def make_optimizer(model: TrainedModel, options: TrainOptions, device: torch.dev
     otherwise be pushed down by full steps for ever.
     """
     rate, cuda = options.learning_rate, device.type == "cuda"
-    blocks = {name: p for name, p in model.model.named_parameters() if name != "embeddings.weight"}
+    blocks = {name: p for name, p in model.model.named_parameters() if p is not model.model.embeddings.weight}
     matrices = [p for name, p in blocks.items() if name.endswith("weight") and p.dim() == 2]
     vectors = [p for name, p in blocks.items() if not (name.endswith("weight") and p.dim() == 2)]
     groups = [
