@@ -5,6 +5,7 @@
 
 The checkpoints have random numbers and are written without ever being held in memory. Memory is RssAnon, what a process
 cannot give back (pages of mapped files can be dropped at any time), above that of a process that has imported torch.
+The tokenizer files are kept from one conversion to the next; what the first one on a machine takes is not measured.
 Linux only. Notebook 04 shows the results.
 """
 
@@ -27,6 +28,7 @@ from ..atomic import write_text
 from ..checkpoints.format import checkpoint_info, expected_shapes
 from ..errors import InputError
 from ..paths import BUILD, RESULTS
+from ..tokenizer.fast import save_tokenizers
 from .checks import check_counts, check_output, make_folder
 
 SIZES = {  # of BlinkDL/rwkv-5-world: version, layers, hidden size
@@ -152,6 +154,8 @@ def run(sizes: Sequence[str] = tuple(SIZES), folder: Path = BUILD, repeat: int =
     check_output(out)
     make_folder(folder, "--folder")
     rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        save_tokenizers(scratch)
     for size in sizes:
         with tempfile.TemporaryDirectory(prefix="benchmark-", dir=folder) as scratch:
             rows.append(measure(size, Path(scratch), repeat))
