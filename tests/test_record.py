@@ -42,6 +42,17 @@ def test_the_record_of_a_conversion(model, tmp_path):
     assert {p.name: p.read_bytes() for p in again.iterdir()} == {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_many_pieces_are_hashed_as_they_were_written(dtype, tmp_path, monkeypatch):
+    """Hashing is done beside writing, some pieces behind it."""
+    monkeypatch.setattr(files, "NUMBERS_AT_ONCE", 100)
+    path = synthetic.write_random_checkpoint(tmp_path / "a.pth", vocab_size=300, dtype=torch.float32)
+    folder = convert(path, tmp_path / "out", dtype, progress=False)
+    assert read_record(folder).files == sums(folder)
+    weights, converted = files.load_checkpoint(path), load_converted(folder)[0]
+    assert all(torch.equal(converted[name], weight.to(dtype or weight.dtype)) for name, weight in weights.items())
+
+
 def test_the_record_of_a_refresh(model):
     folder = model[1]
     (folder / "LICENSE").write_text("kept")

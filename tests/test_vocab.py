@@ -1,5 +1,6 @@
 """The vocabulary: every malformed line is refused by number, and every conversion gives the same bytes back."""
 
+import ast
 import json
 
 import pytest
@@ -11,6 +12,7 @@ from helpers.errors import InputError
 from helpers.tokenizer.stats import collisions, ids_lost, is_utf8, script
 from helpers.tokenizer.vocab import (
     chars_to_token,
+    is_plain,
     parse_line,
     read_vocab,
     token_to_chars,
@@ -63,6 +65,20 @@ def test_json_round_trip_keeps_tokens_and_order(vocab):
     assert list(vocab_from_json(text).items()) == list(vocab.items())
     assert len(json.loads(text)) == 65529
     assert text.replace("\n", "").isprintable()  # no key has a blank, a control or an invisible character
+
+
+@given(st.text() | st.text("'\"\\\r\n\0ab #{"), st.sampled_from("'\"b"), st.sampled_from("'\"b"))
+def test_a_plain_literal_means_what_python_says(text, first, last):
+    literal = first + text + last
+    if is_plain(literal):
+        assert ast.literal_eval(literal) == text
+
+
+def test_most_literals_are_plain():
+    assert is_plain("' a'")
+    assert is_plain('"it\'s"')
+    odd = ("", "'", "''b", "b'a'", "'a\\n'", "'a''b'", "'a\nb'", "'a", "a'", "'a\"")
+    assert not any(map(is_plain, odd))
 
 
 def test_last_line_needs_no_line_end(tmp_path):

@@ -5,6 +5,7 @@
 
 The checkpoints have random numbers and are written without ever being held in memory. Memory is RssAnon, what a process
 cannot give back (pages of mapped files can be dropped at any time), above that of a process that has imported torch.
+The tokenizer files are kept from one conversion to the next; what the first one on a machine takes is not measured.
 Linux only. Notebook 04 shows the results.
 """
 
@@ -27,6 +28,7 @@ from ..atomic import write_text
 from ..checkpoints.format import checkpoint_info, expected_shapes
 from ..errors import InputError
 from ..paths import BUILD, RESULTS
+from ..tokenizer.fast import save_tokenizers
 from .checks import check_counts, check_output, make_folder
 
 SIZES = {  # of BlinkDL/rwkv-5-world: version, layers, hidden size
@@ -50,18 +52,22 @@ print(time.perf_counter() - start)
 def write_large_checkpoint(path: Path, size: str) -> int:
     """Write a bf16 checkpoint of random numbers and return its number of parameters.
 
-    First the file is laid out with holes in the place of numbers, then it is mapped and filled, tensor by tensor.
+    First a file is laid out with holes in the place of numbers, then it is mapped and filled, tensor by tensor. What is
+    mapped is saved again, as that alone gives the file its checksums.
     """
     version, layers, hidden = SIZES[size]
     shapes = expected_shapes(checkpoint_info(version, layers, hidden))
+    layout = path.with_name(f"{path.name}.layout")
     with torch.serialization.skip_data():  # nor is the memory of empty tensors ever touched
-        torch.save({name: torch.empty(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}, path)
+        torch.save({name: torch.empty(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}, layout)
     noise = 0.02 * torch.randn(1 << 22, generator=torch.Generator().manual_seed(0))
     with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
-        weights = torch.load(path, weights_only=True, mmap=True)
+        weights = torch.load(layout, weights_only=True, mmap=True)
     for weight in weights.values():
         for piece in weight.flatten().split(len(noise)):
             piece.copy_(noise[: len(piece)])
+    torch.save(weights, path)
+    layout.unlink()
     return sum(weight.numel() for weight in weights.values())
 
 
@@ -148,6 +154,8 @@ def run(sizes: Sequence[str] = tuple(SIZES), folder: Path = BUILD, repeat: int =
     check_output(out)
     make_folder(folder, "--folder")
     rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        save_tokenizers(scratch)
     for size in sizes:
         with tempfile.TemporaryDirectory(prefix="benchmark-", dir=folder) as scratch:
             rows.append(measure(size, Path(scratch), repeat))

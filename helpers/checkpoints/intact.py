@@ -161,9 +161,9 @@ class Checks:
             result.result()
             file.refuse_change()
 
-    def sha256(self, path: Path) -> str | None:
-        """Return the SHA-256 of a file, None if it is not one of those that are checked."""
-        return next((result.result() for file, result in self.results.items() if file.path == path), None)
+    def sha256(self, file: CheckedFile) -> str:
+        """Return the SHA-256 of one of the files, if they are hashed."""
+        return self.results[file].result()
 
 
 @contextmanager

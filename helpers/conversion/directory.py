@@ -124,19 +124,10 @@ def write_model(
     info = source.info
     refuse_small_disk(folder, total_bytes(source.weights, dtype) + TOKENIZER_BYTES)
     with checked(*source.files, hashed=True) as checks:
-        write_weights(
-            folder,
-            source.weights,
-            info.row.layout,
-            dtype,
-            shard_limit,
-            source.path,
-            progress,
-            written=lambda path: checks.add(CheckedFile.plain(path)),
-        )
+        hashes = write_weights(folder, source.weights, info.row.layout, dtype, shard_limit, source.path, progress)
         write_beside_weights(folder, info, dtype or info.main_dtype, context_length, with_tokenizer)
         write_text(folder / "README.md", model_card(info, source.path, dtype, with_tokenizer))
-    write_record(folder, [file.path for file in source.files], checks)
+    write_record(folder, {file.path: checks.sha256(file) for file in source.files}, hashes)
 
 
 def write_beside_weights(

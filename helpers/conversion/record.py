@@ -16,7 +16,6 @@ import torch
 
 from ..atomic import write_text
 from ..checkpoints.files import sha256
-from ..checkpoints.intact import Checks
 from ..errors import InputError
 from ..paths import own_version
 from .names import CARD, RECORD
@@ -48,12 +47,17 @@ class Record:
     made_with: dict[str, str]
 
 
-def write_record(folder: Path, sources: list[Path], checks: Checks) -> None:
-    """Write the record of what is in ``folder``, where ``checks`` knows the SHA-256 of sources and of large files."""
+def write_record(folder: Path, sources: dict[Path, str], weights: dict[str, str]) -> None:
+    """Write the record of what is in ``folder``.
+
+    Args:
+        sources: SHA-256 of what it was made from, by path.
+        weights: SHA-256 of the weights files, by name.
+    """
     written = [path for path in sorted(folder.iterdir()) if path.name not in NOT_RECORDED]
     record = Record(
-        source=tuple(SourceFile(path.name, path.stat().st_size, checks.sha256(path) or "") for path in sources),
-        files={path.name: checks.sha256(path) or sha256(path) for path in written},
+        source=tuple(SourceFile(path.name, path.stat().st_size, digest) for path, digest in sources.items()),
+        files={path.name: weights.get(path.name) or sha256(path) for path in written},
         made_with={
             "rwkv-world-hf-notebooks": own_version(),
             "torch": torch.__version__,

@@ -5,12 +5,16 @@ order of the checkpoint is lost, and it neither checks nor casts; here all of th
 same reason shards are planned here: ``huggingface_hub`` moves a tensor that is larger than the limit out of its place.
 """
 
+import hashlib
 import json
+import os
 import struct
-from collections.abc import Callable
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import torch
 from torch import Tensor
@@ -23,6 +27,7 @@ from ..errors import InputError
 
 SAFETENSORS_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 INDEX = "model.safetensors.index.json"
+PIECES_AHEAD = 8  # that may be written before they are hashed
 Weights = dict[str, Tensor]
 
 
@@ -34,9 +39,10 @@ def write_weights(
     limit: int,
     source: Path,
     progress: bool = True,
-    written: Callable[[Path], object] = lambda path: None,
-) -> None:
+) -> dict[str, str]:
     """Write the weights files of a model directory, and their index if there is more than one.
+
+    Return the SHA-256 of each file of numbers by its name.
 
     Args:
         weights: tensors by their names in the checkpoint; each is read once, in order.
@@ -45,7 +51,6 @@ def write_weights(
         limit: bytes in a file, unless a single tensor is larger.
         source: where the tensors come from, for messages.
         progress: show a bar, in bytes.
-        written: is called with each file of numbers when it is complete.
 
     Raises:
         InputError: two tensors share memory, or a number is not finite, or too large for ``dtype``.
@@ -54,16 +59,20 @@ def write_weights(
     shards = plan_shards(weights, dtype, limit)
     total = total_bytes(weights, dtype)
     index: dict[str, str] = {}
-    with tqdm(total=total, unit="B", unit_scale=True, desc="weights", disable=not progress) as bar:
-        writer = WeightsWriter(layout, dtype, source, bar)
+    hashes: dict[str, str] = {}
+    with (
+        tqdm(total=total, unit="B", unit_scale=True, desc="weights", disable=not progress) as bar,
+        ThreadPoolExecutor(1) as hasher,
+    ):
+        writer = WeightsWriter(layout, dtype, source, bar, hasher)
         for number, names in enumerate(shards, start=1):
             only = len(shards) == 1
             file = "model.safetensors" if only else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            writer.write(folder / file, weights, names)
-            written(folder / file)
+            hashes[file] = writer.write(folder / file, weights, names)
             index |= {hub_name(name, layout): file for name in names}
     if len(shards) > 1:
         (folder / INDEX).write_text(index_text(total, index), encoding="utf-8")
+    return hashes
 
 
 def index_text(total: int, index: dict[str, str]) -> str:
@@ -100,6 +109,35 @@ def plan_shards(weights: Weights, dtype: torch.dtype | None, limit: int) -> list
     return shards
 
 
+def reserve(file: BinaryIO, size: int) -> None:
+    """Reserve room on the disk for a file of ``size`` bytes, where that is possible: then writing takes less time."""
+    with suppress(AttributeError, OSError):  # a system without it; a full disk is noticed when it is written to
+        os.posix_fallocate(file.fileno(), 0, size)
+
+
+class HashedFile:
+    """A file being written, whose SHA-256 is taken of the same bytes by the one thread of ``hasher``."""
+
+    def __init__(self, file: BinaryIO, hasher: ThreadPoolExecutor) -> None:
+        self.file = file
+        self.hasher = hasher
+        self.digest = hashlib.sha256()
+        self.waiting: deque[Future[None]] = deque()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write ``data``, which must stay as it is afterwards."""
+        self.waiting.append(self.hasher.submit(self.digest.update, data))
+        self.file.write(data)
+        while len(self.waiting) > PIECES_AHEAD:
+            self.waiting.popleft().result()
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of all that was written."""
+        while self.waiting:
+            self.waiting.popleft().result()
+        return self.digest.hexdigest()
+
+
 @dataclass(frozen=True)
 class WeightsWriter:
     """Writes safetensors files of one model, tensor by tensor.
@@ -112,17 +150,22 @@ class WeightsWriter:
     dtype: torch.dtype | None
     source: Path
     bar: "tqdm[NoReturn]"
+    hasher: ThreadPoolExecutor
 
-    def write(self, path: Path, weights: Weights, names: list[str]) -> None:
-        """Write one file with the tensors of these names."""
+    def write(self, path: Path, weights: Weights, names: list[str]) -> str:
+        """Write one file with the tensors of these names, and return its SHA-256."""
         header = self.header({name: weights[name] for name in names})
-        with open(path, "wb") as file:
+        with open(path, "wb") as opened:
+            reserve(opened, 8 + len(header) + sum(size_of(weights[name], self.dtype) for name in names))
+            file = HashedFile(opened, self.hasher)
             file.write(struct.pack("<Q", len(header)) + header)
             for name in names:
                 for piece in read_pieces(weights, name):
                     data = self.prepare(name, piece)
                     file.write(data)
                     self.bar.update(data.nbytes)
+            opened.truncate()  # never longer than what was written
+            return file.sha256()
 
     def header(self, weights: Weights) -> bytes:
         """Return the JSON header."""

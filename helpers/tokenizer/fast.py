@@ -36,6 +36,7 @@ from ..hub_code.tokenization_rwkv_world import (
     build_trie,
 )
 from ..paths import HUB_CODE, shown
+from .kept import kept_or
 from .vocab import read_vocab, token_to_chars, vocab_to_json
 
 TOKENIZER_CODE = "tokenization_rwkv_world.py"
@@ -210,8 +211,12 @@ def build_fast_tokenizer(vocab: dict[int, bytes] | None = None) -> Tokenizer:
 
 @cache
 def _world_files() -> tuple[str, str]:
-    """Return ``tokenizer.json`` and ``vocab.json`` of the World vocabulary, built once a process."""
-    vocab = read_vocab()
+    """Return ``tokenizer.json`` and ``vocab.json`` of the World vocabulary, built once, see :mod:`.kept`."""
+    return kept_or(lambda: _files_of(read_vocab()))
+
+
+def _files_of(vocab: dict[int, bytes]) -> tuple[str, str]:
+    """Return ``tokenizer.json`` and ``vocab.json`` of a vocabulary."""
     return build_fast_tokenizer(vocab).to_str(), vocab_to_json(vocab)
 
 
@@ -253,12 +258,9 @@ def save_tokenizers(out_dir: str | Path, vocab: dict[int, bytes] | None = None) 
     Args:
         out_dir: created if it is missing; files of the same names are replaced, and those that would override them
             are removed.
-        vocab: ``{id: token}``; by default the World vocabulary, whose files are built once a process.
+        vocab: ``{id: token}``; by default the World vocabulary, whose files are kept.
     """
-    if vocab is None:
-        tokenizer_json, vocab_json = _world_files()
-    else:
-        tokenizer_json, vocab_json = build_fast_tokenizer(vocab).to_str(), vocab_to_json(vocab)
+    tokenizer_json, vocab_json = _world_files() if vocab is None else _files_of(vocab)
     files = {
         "tokenizer.json": tokenizer_json,
         "tokenizer_config.json": json.dumps(tokenizer_config(), ensure_ascii=False, indent=2) + "\n",

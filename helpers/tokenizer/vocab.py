@@ -41,7 +41,7 @@ def parse_line(line: str) -> tuple[int, bytes]:
     if not re.fullmatch(r"[0-9]{1,9}", fields[0]):
         raise ValueError(f"the id {fields[0][:40]!r} is not a number of at most 9 digits")
     try:
-        token = ast.literal_eval(literal)
+        token = literal[1:-1] if is_plain(literal) else ast.literal_eval(literal)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         raise ValueError(f"{literal[:40]!r} is not a str or bytes literal") from None
     if isinstance(token, str):
@@ -54,6 +54,14 @@ def parse_line(line: str) -> tuple[int, bytes]:
     if length != str(len(token)):
         raise ValueError(f"the length is {length[:40]!r}, but should be {len(token)}")
     return int(fields[0]), token
+
+
+def is_plain(literal: str) -> bool:
+    """Say whether a ``str`` literal means just what is between its quotes; most do, and need no parser."""
+    quote, text = literal[:1], literal[1:-1]
+    if quote not in ("'", '"') or not literal.endswith(quote, 1):
+        return False
+    return text.isprintable() and quote not in text and "\\" not in text
 
 
 def read_vocab(path: str | Path | None = None) -> dict[int, bytes]:
