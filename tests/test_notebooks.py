@@ -30,12 +30,18 @@ REQUIRED = {
     "05": {"lambada.documents": 150, "lambada.same_predictions": True},
     "06": {"batch.rows_equal": 3, "batch.logits_equal": True, "cache.same_tokens": True, "serve.same_answer": True},
     "07": {"training.resumed_identical": True, "training.loss_fell": True},
+    "08": {
+        "speed.parameters": 192_780_576,
+        "speed.bytes_per_token": 574_664_832,
+        "speed.operations_miscounted": 0,
+    },
 }
 AT_LEAST = {"02": {"tokenizer.cases": 100_000}, "03": {"parity.tokens": 200}, "04": {"parity.tokens": 200}}
 AT_MOST = {
     "03": {"parity.max_abs_logit_diff": 1e-4, "parity.versions_max_abs_logit_diff": 1e-4},
     "04": {"parity.max_abs_logit_diff": 1e-4, "conversion.versions_max_abs_logit_diff": 1e-4},
     "05": {"lambada.max_abs_logprob_diff": 1e-4},
+    "08": {"speed.states_max_abs_diff": 1e-12},
 }
 
 
