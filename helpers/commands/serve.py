@@ -16,6 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
     parser.add_argument("--device", default="auto", help="for example cpu or cuda:0 (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="default: as in the directory")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="record steps and prompts as CUDA graphs first: on an NVIDIA GPU, answers come several times as fast",
+    )
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max-tokens", type=int, default=4096, help="the longest answer (default: %(default)s tokens)")
     limits.add_argument("--max-prompt", type=int, default=8192, help="the longest prompt (default: %(default)s tokens)")
@@ -63,6 +68,7 @@ def main(args: argparse.Namespace) -> int:
         no_auth=args.no_auth,
         allow_hosts=args.allow_host,
         allow_origins=args.allow_origin,
+        compiled=args.compile,
     ) as address:
         print(f"{args.folder} is served at {address}, model name {str(args.folder)!r}; stop with Ctrl+C", flush=True)
         with contextlib.suppress(KeyboardInterrupt):

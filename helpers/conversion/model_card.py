@@ -23,6 +23,8 @@ tags:
 
 {note}
 
+{faster}
+
 {tokenizers}
 """
 
@@ -66,6 +68,9 @@ UNCHANGED = "Converted without any change to the numbers from BlinkDL's format; 
 CAST = "Converted from BlinkDL's format: the numbers were rounded to {dtype}, and the names of the tensors differ."
 REFRESHED = "The numbers are those of the model directory that this one was refreshed from, without any change."
 
+FASTER = """On an NVIDIA GPU, the model of this directory's code has a method for speed: after
+`model.compile_decoding(batch_sizes=(1,), prompt_pieces=(64, 512))`, `generate` runs recorded CUDA graphs."""
+
 NATIVE = """transformers loads this directory with its own `{native}`. With `trust_remote_code=True` it takes
 `{code}` instead, which reads the same weights and also decodes batches and heeds attention masks."""
 
@@ -96,6 +101,7 @@ def model_card(info: CheckpointInfo, source: Path, dtype: torch.dtype | None, wi
         numbers=REFRESHED if source.is_dir() else sentence_on_numbers(info, dtype),
         example=(FROM_TEXT if with_tokenizer else FROM_IDS).format(trust=trust),
         note=(NATIVE if native else CUSTOM).format(native=native, code=code),
+        faster=FASTER,
         tokenizers=TOKENIZERS if with_tokenizer else NO_TOKENIZERS,
     )
 

@@ -28,6 +28,7 @@ from .jobs import Line
 from .web import Doors, application
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")  # auto: as in the directory
+PROMPT_PIECES = (64, 512)  # tokens, of which prompts are read at once where they are recorded
 STARTUP = 60  # seconds after which a web server that does not answer has failed
 PATIENCE = 0.4  # seconds that connections have to end by themselves, and then the thread that answers
 
@@ -102,6 +103,7 @@ def serving(
     no_auth: bool = False,
     allow_hosts: Sequence[str] = (),
     allow_origins: Sequence[str] = (),
+    compiled: bool = False,
 ) -> Iterator[str]:
     """Serve ``folder`` in the background and yield the address, such as ``http://127.0.0.1:8000/v1``.
 
@@ -128,6 +130,7 @@ def serving(
         no_auth: let everybody in, whatever the address.
         allow_hosts: names by which the server may be asked for, beside ``host`` and those of this computer.
         allow_origins: of web pages that may use the server from a browser.
+        compiled: record single answers with ``compile_decoding``, on an NVIDIA GPU.
 
     Raises:
         InputError: no complete model, no such device, the port is in use, or an argument is wrong.
@@ -143,6 +146,8 @@ def serving(
     place = "auto" if device == "auto" else choose_device(device)
     with bind(host, port) as bound:
         model = load_model(folder, dtype=dtype, device_map=place)
+        if compiled:
+            model.compile_decoding(prompt_pieces=PROMPT_PIECES)
         tokenizer = load_tokenizer(folder, model)
         served = Served(str(folder), model.get_input_embeddings().num_embeddings, max_tokens, max_prompt)
         line = Line(partial(answers.write, model, answers.Spelling(tokenizer)), queue)
