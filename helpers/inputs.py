@@ -7,6 +7,8 @@ from typing import Any
 
 from .errors import InputError
 
+LARGEST_JSON = 64 << 20  # bytes; the World tokenizer.json has 1.4 MB
+
 
 def check_regular(path: str | Path, what: str, remedy: str) -> None:
     """Raise InputError unless ``path`` is a regular file, or a link to one; ``what`` it is and a ``remedy`` are said.
@@ -33,3 +35,9 @@ def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) < len(pairs):
         raise ValueError
     return fields
+
+
+def refuse_huge(path: Path) -> None:
+    """Raise InputError if a file is far too large for JSON of a model: reading it would fill the memory."""
+    if (size := path.stat().st_size) > LARGEST_JSON:
+        raise InputError(f"{path} has {size:,} bytes, and {LARGEST_JSON:,} is the most that is read; get it again.")
