@@ -130,4 +130,6 @@ def load_weights(file: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         if str(error).startswith("Path "):  # the library, written in Rust, wants a path in UTF-8
             raise InputError(f"Cannot read {file}: its path is not UTF-8; rename what is not.") from None
-        raise InputError(f"{file} is not a safetensors file, or is damaged ({error}); get it again.") from None
+        raise InputError(
+            f"{file} is not a safetensors file, or is damaged ({printable(str(error))}); get it again."
+        ) from None

@@ -74,7 +74,7 @@ def refuse_changed(folder: Path, uploaded: list[str]) -> list[Change]:
     Raises:
         InputError: another file has changed, come or gone: then the certificate is not about this model.
     """
-    changes = [change for change in changed(folder) if change.name in uploaded or not (folder / change.name).exists()]
+    changes = [change for change in changed(folder) if change.name in uploaded or not (folder / change.name).is_file()]
     if others := [change for change in changes if not change.is_for_people]:
         raise InputError(
             f"The certificate of {folder} is not about these files: {others[0].sentence.removesuffix('.')}; make it "

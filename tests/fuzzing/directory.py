@@ -14,10 +14,11 @@ from torch import Tensor
 
 from helpers.checkpoints.names import pth_name
 from helpers.checkpoints.synthetic import write_random_checkpoint
+from helpers.conversion.reading import is_file
 from helpers.errors import InputError
 
 from . import directory_kinds
-from .judge import Ending, Fault, call, check_unchanged, listing, refused, run
+from .judge import Ending, Fault, call, check_unchanged, fingerprint, listing, refused, run
 from .runner import Case, enter
 
 KINDS = directory_kinds.KINDS
@@ -188,7 +189,7 @@ def certified_changes(intact: dict[str, str], directory: Path) -> list[str]:
 
     Whoever can write there can write another one, which is as good as any until it is made again.
     """
-    now = listing(directory)
+    now = {name: fingerprint((directory / name).resolve()) for name in listing(directory) if is_file(directory / name)}
     changed = (name for name in intact.keys() | now.keys() if intact.get(name) != now.get(name))
     return [name for name in changed if name.endswith(CERTIFIED) and name != "parity.json"]
 
