@@ -9,7 +9,7 @@ from helpers.conversion.directory import convert
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fuzz", type=int, default=300, metavar="N", help="files that test_fuzz.py tries (default: 300)")
+    parser.addoption("--fuzz", type=int, default=200, metavar="N", help="files that test_fuzz.py tries (default: 200)")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups

@@ -63,9 +63,9 @@ def test_a_whole_run(tmp_path):
         (["--repeat", "0"], "--repeat is 0; give a number from 1 on"),
         (["--repeat", "-1"], "--repeat is -1; give a number from 1 on"),
         (["--out", "."], "--out . is a directory; give the name of a file"),
-        (["--out", "file/out.json"], "Cannot write into file: File exists; give another --out"),
-        (["--out", "file/deeper/out.json"], "Cannot write into file/deeper: Not a directory; give another --out"),
-        (["--folder", "file"], "Cannot write into file: File exists; give another --folder"),
+        (["--out", "file/out.json"], "Cannot write into {}/file: File exists; give another --out"),
+        (["--out", "file/deeper/out.json"], "Cannot write into {}/file/deeper: Not a directory; give another --out"),
+        (["--folder", "file"], "Cannot write into {}/file: File exists; give another --folder"),
     ],
 )
 def test_wrong_arguments(arguments, message, tmp_path, monkeypatch, capsys):
@@ -74,7 +74,7 @@ def test_wrong_arguments(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed, "measure", lambda *args: pytest.fail("measured"))
     (tmp_path / "file").touch()
     assert cli.main(["bench", "conversion", "--sizes", "tiny", *arguments]) == 2
-    assert message in capsys.readouterr().err
+    assert message.format(tmp_path) in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -59,6 +59,7 @@ def archive(path, described: bytes, numbers: bytes = bytes(8), **options):
     with zipfile.ZipFile(path, "w", **options) as file:
         file.writestr("a/data.pkl", described)
         file.writestr("a/data/0", numbers)
+        file.writestr("a/version", "3\n")
     return path
 
 

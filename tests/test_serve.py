@@ -429,7 +429,7 @@ def test_what_cannot_be_used_is_one_sentence(folders, capsys):
         (["--port", "65536"], "There is no port 65536"),
         (["--host", "no.such.host.invalid", "--no-auth"], "Cannot listen on no.such.host.invalid"),
         (["--host", "0.0.0.0"], "On 0.0.0.0, other computers reach the server; give --api-key"),
-        (["--host", "0.0.0.0", "--api-key", ""], "The API key is empty"),
+        (["--host", "0.0.0.0", "--api-key", ""], "The argument '' is empty"),
         (["--allow-host", "a:1"], "--allow-host 'a:1' is not a name"),
         (["--allow-origin", "*"], "--allow-origin '*' is not an origin"),
         (["--max-tokens", "0"], "max_tokens is 0"),

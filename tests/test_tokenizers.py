@@ -370,6 +370,10 @@ def test_python_tokenizer_names_a_directory_that_it_cannot_use(fast, tmp_path):
     (tmp_path / "vocab.json").write_text('{"a": 1}')
     with pytest.raises(InputError, match="lacks 255 of the 256 single bytes"):
         python_tokenizer(tmp_path)
+    for odd in ("[]", "[" * 100_000):
+        (tmp_path / "vocab.json").write_text(odd)
+        with pytest.raises(InputError, match=r"Cannot load the Python tokenizer of .*run refresh"):
+            python_tokenizer(tmp_path)
 
 
 def test_nothing_old_overrides_what_is_written(fast, directory, tmp_path):

@@ -112,6 +112,10 @@ def add(name, content="{}"):
     return fault
 
 
+def record(**fields):
+    return add("conversion.json", json.dumps({"source": [], "files": {}, "made_with": {}} | fields))
+
+
 def remove(name):
     return lambda folder: (folder / name).unlink()
 
@@ -165,7 +169,7 @@ FILE_FAULTS = {  # what is done to a directory, and what is said about it
     "padding id": (change_json(CONFIG, pad_token_id=1), "pad_token_id is 1"),
     "false for an id": (change_json(CONFIG, pad_token_id=False), "pad_token_id is false, not 0"),
     "no cache": (change_json(CONFIG, use_cache=False), "use_cache is false"),
-    "a longer context": (change_json(CONFIG, context_length=True), "context_length is true"),
+    "a longer context": (change_json(CONFIG, context_length=True), "says context_length True"),
     "architecture": (change_json(CONFIG, architectures=["LlamaForCausalLM"]), "architectures is"),
     "no code named": (change_json(CONFIG, auto_map=None), "auto_map is nothing"),
     "code of a stranger": (
@@ -218,14 +222,11 @@ FILE_FAULTS = {  # what is done to a directory, and what is said about it
     "infinite": (change_weight(lambda w: w / 0), "1 tensors have other numbers"),
     "one ulp": (change_weight(one_ulp), "the first is blocks.0.ln1.weight"),
     "a record of another source": (
-        add("conversion.json", '{"source": [{"file": "a.pth", "bytes": 1, "sha256": "00"}], "files": {}}'),
+        record(source=[{"file": "a.pth", "bytes": 1, "sha256": "00"}]),
         "another checkpoint was converted",
     ),
     "a record of something else": (add("conversion.json", '{"source": 3}'), "is not the record of a conversion"),
-    "a record of other files": (
-        lambda folder: add("conversion.json", json.dumps({"source": [], "files": {CODE: "00"}}))(folder),
-        f"'{CODE}' has changed since the conversion",
-    ),
+    "a record of other files": (record(files={CODE: "00"}), f"'{CODE}' has changed since the conversion"),
 }  # fmt: skip
 
 
@@ -252,6 +253,35 @@ def test_native_rescaling(models, good_answers, tmp_path, monkeypatch, capsys):
     assert "rescale_every is 2, not 0" in text
 
 
+@pytest.mark.parametrize("name", [WORLD_CODE, "vocab.json"])
+def test_half_of_the_python_tokenizer(name, models, good_answers, tmp_path, monkeypatch, capsys):
+    """It does not make the model one of another vocabulary, whose tokenizer is not judged."""
+    monkeypatch.setattr(verify, "compare_answers", lambda *_: good_answers["5.0"])
+    monkeypatch.setattr(verify, "compare_tokenizers", lambda *_: GOOD_TOKENIZERS)
+    checkpoint, folder = copy(models, "5.0", tmp_path)
+    for gone in (name, "conversion.json"):
+        (folder / gone).unlink(missing_ok=True)
+    code, text = said(capsys, checkpoint, folder, *QUICK)
+    assert code == 1
+    assert f"{name} is missing" in text
+
+
+def test_a_tokenizer_that_is_not_judged(models, good_answers, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(verify, "compare_answers", lambda *_: good_answers["5.0"])
+    checkpoint, folder = copy(models, "5.0", tmp_path)
+    for gone in (WORLD_CODE, "vocab.json", "conversion.json"):
+        (folder / gone).unlink()
+    code, text = said(capsys, checkpoint, folder, *QUICK)
+    assert code == 0, text
+    assert "note: tokenizer.json is taken for one of another vocabulary than World, and was not judged." in text
+
+
+def test_a_tokenizer_of_another_kind_is_no_traceback():
+    counts = vocabulary.judge("fast", object(), None, ["a"])
+    assert counts[:2] == (1, vocabulary.all_ids())
+    assert counts[2] == ["The fast tokenizer failed with AttributeError: 'object' object has no attribute 'encode'."]
+
+
 def test_a_world_model_needs_both_tokenizers(models, tmp_path):
     _, folder = copy(models, "5.0", tmp_path)
     (folder / WORLD_CODE).unlink()
@@ -273,7 +303,7 @@ def test_what_is_no_fault(models, good_answers, tmp_path, monkeypatch, capsys):
     add("notes.txt")(folder)
     add("figures/a.png")(folder)
     source = {"file": checkpoint.name, "bytes": 1, "sha256": sha256(checkpoint)}
-    add("conversion.json", json.dumps({"source": [source], "files": {CODE: sha256(folder / CODE)}}))(folder)
+    record(source=[source], files={CODE: sha256(folder / CODE)})(folder)
     code, text = said(capsys, checkpoint, folder, *QUICK)
     assert code == 0, text
     assert "context_length 8,192, which the tensors cannot show" in text
@@ -349,7 +379,7 @@ CODE_FAULTS = {  # a file, what is replaced there, by what, and what is said abo
     "masks": ("rwkv_inputs.py", MASK, "return None, None", "batch of random ids"),
     "batches": (COMMON, HEAD, f"{HEAD}; logits = logits + (logits[:1] if len(logits) > 1 else 0)", "batch of random"),
     "over 200 tokens": (COMMON, HEAD, f"{HEAD} * (2 if tokens.shape[1] > 200 else 1)", "long of random ids"),
-    "pieces": (COMMON, "x[:, :READ_AT_ONCE] for", "x[:, : READ_AT_ONCE - 1] for", "long of random ids"),
+    "pieces": (COMMON, "x[:, size:] for", "x[:, size - 1 :] for", "long of random ids"),
     "bf16": (COMMON, HEAD, f"{HEAD}; logits = logits * (1 + (logits.dtype == torch.bfloat16))", "in bf16"),
     "beams": (GENERATING, "beam_idx.to(part.device)", "0 * beam_idx.to(part.device)", "the most probable text"),
     "loss": (COMMON, "loss = self.loss_function(", "loss = 1.1 * self.loss_function(", "the loss of"),

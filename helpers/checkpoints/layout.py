@@ -3,6 +3,7 @@
 Everything that a file says about itself is compared with its size before any number is read.
 """
 
+import re
 import sys
 import zlib
 from dataclasses import dataclass
@@ -16,6 +17,15 @@ from .archive import Damage, Program, Record, read_exactly, read_records
 from .pickles import Pickle, Storage, StoredTensor, read_pickle
 
 LARGEST_PICKLE = 16 << 20  # bytes; that of 2,500 tensors has 0.3 MB
+SMALL = {  # records that torch.load reads beside the pickle and the numbers, and what it can read there
+    "version": re.compile(rb"([1-9]|10)\s*"),
+    ".data/version": re.compile(rb"([1-9]|10)\s*"),
+    ".data/serialization_id": re.compile(rb"[ -~]{0,100}"),
+    ".format_version": re.compile(rb"\d{1,4}\s*"),
+    ".storage_alignment": re.compile(rb"\d{1,9}\s*"),
+    "byteorder": re.compile(rb"little|big"),
+}
+LARGEST_SMALL = 100  # bytes
 LEGACY_NUMBER, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # torch/serialization.py
 QUANTIZED = (torch.qint8, torch.quint8, torch.qint32)
 
@@ -47,6 +57,8 @@ def read_archive(file: BinaryIO, size: int) -> Layout:
     if len(pickles) != 1:
         raise Damage("its archive has no data.pkl")
     root = pickles[0].removesuffix("data.pkl")
+    if stranger := next((record for record in records if not record.name.startswith(root)), None):
+        raise Damage(f"its record {stranger.label} is not in the folder of the others")
     numbers = {
         name.removeprefix(f"{root}data/"): record for name, record in by_name.items() if name.startswith(f"{root}data/")
     }
@@ -54,12 +66,8 @@ def read_archive(file: BinaryIO, size: int) -> Layout:
     described = by_name[pickles[0]]
     if described.size > LARGEST_PICKLE:
         raise Damage(f"its pickle has {described.size:,} bytes, and {LARGEST_PICKLE:,} is the most that is read")
-    data = read_exactly(file, described.start, described.size)
-    if (has_checksums or described.crc) and zlib.crc32(data) != described.crc:
-        raise Damage(f"its record {described.label} has another checksum than it should")
-    order = by_name.get(f"{root}byteorder")
-    if order and (order.size > 6 or read_exactly(file, order.start, order.size) != sys.byteorder.encode()):
-        raise Damage(f"its numbers are not in the byte order of this computer, {sys.byteorder}")
+    data = read_record(file, described, has_checksums)
+    check_small(file, {record.name.removeprefix(root).lower(): record for record in records}, has_checksums)
     pickle = read_pickle(data)
     if pickle.end != len(data):
         raise Damage("its pickle is followed by something else")
@@ -67,6 +75,31 @@ def read_archive(file: BinaryIO, size: int) -> Layout:
         check_size(storage, numbers.get(storage.key))
     starts = {key: numbers[key].start for key in pickle.storages}
     return Layout(pickle.value, starts, records if has_checksums else [])
+
+
+def read_record(file: BinaryIO, record: Record, has_checksums: bool) -> bytes:
+    """Return the bytes of a record, after a comparison of their checksum."""
+    data = read_exactly(file, record.start, record.size)
+    if (has_checksums or record.crc) and zlib.crc32(data) != record.crc:
+        raise Damage(f"its record {record.label} has another checksum than it should")
+    return data
+
+
+def check_small(file: BinaryIO, records: dict[str, Record], has_checksums: bool) -> None:
+    """Raise Damage if a small record says what torch cannot read, or that the numbers are in another byte order.
+
+    Args:
+        records: by names without their folder, in small letters, by which torch finds them.
+    """
+    if not records.keys() & {"version", ".data/version"}:
+        raise Damage("its archive has no record version")
+    for name in records.keys() & SMALL.keys():
+        record = records[name]
+        if record.size > LARGEST_SMALL or not SMALL[name].fullmatch(read_record(file, record, has_checksums)):
+            raise Damage(f"its record {record.label} does not say what torch.save writes there")
+    order = records.get("byteorder")
+    if order and read_exactly(file, order.start, order.size) != sys.byteorder.encode():
+        raise Damage(f"its numbers are not in the byte order of this computer, {sys.byteorder}")
 
 
 def check_size(storage: Storage, record: Record | None) -> None:

@@ -6,6 +6,7 @@ tensors, and where the program asks for a function to be called, it notes what t
 more memory than it is long. Instructions: ``pickletools.py`` of Python; what torch writes: ``torch/_utils.py``.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from struct import Struct
@@ -84,6 +85,7 @@ STORAGES = {
 ORDERED_DICT = "collections.OrderedDict"
 ORDINARY = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")
 PARAMETER = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
+ARGUMENTS = dict(zip((*ORDINARY, *PARAMETER), [(4,), (6, 7), (3,), (4,)], strict=True))  # how many each takes
 KINDS = {  # functions that make tensors of other kinds, and what is said about those
     "torch._utils._rebuild_sparse_tensor": "is a sparse tensor",
     "torch._utils._rebuild_sparse_csr_tensor": "is a sparse tensor",
@@ -199,7 +201,7 @@ class Machine:
     def set_items(self, pairs: list[Any]) -> None:
         """Fill the dictionary on top of the stack. Keys are texts and numbers: others may be nested."""
         target = self.stack[-1]
-        if type(target) is not dict or len(pairs) % 2:
+        if type(target) not in (dict, OrderedDict) or len(pairs) % 2:
             raise Damage("its pickle makes no sense")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             if not isinstance(key, str | int | float | None):
@@ -232,8 +234,7 @@ class Machine:
 
     def set_state(self) -> None:
         """Leave out attributes, such as ``_metadata`` of a ``state_dict``."""
-        self.stack.pop()
-        if type(self.stack[-1]) is not dict:
+        if type(self.stack.pop()) is not dict or type(self.stack[-1]) is not OrderedDict:
             raise Damage("its pickle makes no sense")
 
     def refer(self) -> None:
@@ -265,10 +266,14 @@ def result_of(name: str, arguments: tuple[Any, ...]) -> Any:
     if name == ORDERED_DICT:
         if arguments not in ((), ([],)):  # Python 2 wrote pairs
             raise Damage("its pickle is one of Python 2")
-        return {}
+        return OrderedDict()
+    if name in ARGUMENTS and len(arguments) not in ARGUMENTS[name]:
+        raise Damage("its pickle has a tensor that makes no sense")
     if name in ORDINARY:
         return view_of(*arguments)
     if name in PARAMETER:
+        if type(arguments[0]) is not StoredTensor or type(arguments[1]) is not bool:
+            raise Damage("its pickle has a parameter that makes no sense")
         return arguments[0]
     if fault := KINDS.get(name):
         of = next((argument for argument in arguments if isinstance(argument, Storage)), None)
@@ -291,7 +296,8 @@ def view_of(
         Damage: they are not what they should be. Whether the tensor lies within its storage is not looked at here.
     """
     known = type(storage) is Storage and type(size) is type(stride) is tuple and len(size) == len(stride) <= MOST_PARTS
-    if not known or not all(map(is_count, (offset, *size, *stride))) or not is_bits(bits):
+    known = known and type(requires_grad) is bool and is_bits(bits)
+    if not known or not all(map(is_count, (offset, *size, *stride))):
         raise Damage("its pickle has a tensor that makes no sense")
     bit = next((BITS[name] for name, says in (bits or {}).items() if says), None)
     fault = f"is a tensor with the {bit} bit, so that its numbers are others than those in the file"

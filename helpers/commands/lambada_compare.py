@@ -4,7 +4,7 @@ import argparse
 import math
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import LONGEST_MESSAGE, InputError, printable
 
 MOST_RESAMPLES = 10**6
 
@@ -24,8 +24,7 @@ def main(args: argparse.Namespace) -> int:
         raise InputError(f"--resamples is {args.resamples}; give a number from 1 to {MOST_RESAMPLES:,}.")
     if args.max_difference is not None and not 0 <= args.max_difference < math.inf:
         raise InputError(f"--max-difference is {args.max_difference}; give a finite number from 0 on.")
-    from ..lambada.comparison import compare_paired, report, usual_limit
-    from ..lambada.protocol import not_finite
+    from ..lambada.comparison import compare_paired, fault_of, report, usual_limit
     from ..lambada.results import read_complete
 
     (header_a, a), (header_b, b) = read_complete(args.a), read_complete(args.b)
@@ -34,10 +33,10 @@ def main(args: argparse.Namespace) -> int:
     for name, header, results in (("A", header_a, a), ("B", header_b, b)):
         precision = f"{header.dtype}, TF32 {'on' if header.tf32 else 'off'}"
         made_with = ", ".join(f"{key} {value}" for key, value in header.made_with.items())
-        print(f"{name}: {header.engine}, prefix {header.prefix}, {precision}; {made_with}")
-        if bad := not_finite(results):
-            print(f"FAILED: {len(bad)} of {len(results)} results of {name} are not finite, the first of document "
-                  f"{bad[0]}.")  # fmt: skip
+        words = f"{header.engine}, prefix {header.prefix}, {precision}; {made_with}"
+        print(f"{name}: {printable(words, LONGEST_MESSAGE)}")
+        if fault := fault_of(results, name):
+            print(f"FAILED: {fault}.")
             return 1
     comparison = compare_paired(a, b, args.resamples)
     print(report(comparison, a, b))

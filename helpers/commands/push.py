@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from ..errors import printable
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="a directory made by convert")
@@ -28,9 +30,9 @@ def main(args: argparse.Namespace) -> int:
     kind = "private" if args.private else "public"
     print(f"{f'would upload ({kind})' if args.dry_run else 'uploaded'} to {args.repo_id}, {size:,} bytes:")
     for file in files:
-        print(f"  {file.stat().st_size:>14,}  {file.relative_to(args.folder)}")
+        print(f"  {file.stat().st_size:>14,}  {printable(file.relative_to(args.folder).as_posix())}")
     for name in others:
-        print(f"  {'left out':>14}  {name}")
+        print(f"  {'left out':>14}  {printable(name)}")
     if others:
         print("What is left out does not belong to a model; add it with --also PATTERN.")
     for change in changes:

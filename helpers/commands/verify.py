@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import LONGEST_MESSAGE, InputError, printable
 from ..proof.certificate import LENGTHS, SEEDS, TOLERANCE, Certificate, read_certificate
 
 
@@ -50,7 +50,7 @@ def check(folder: Path) -> int:
     for change in changes:
         print(f"FAILED: {change.sentence}")
     for name in certificate.contents.not_covered:
-        print(f"not covered: {name}")
+        print(f"not covered: {printable(name)}")
     if not changes:
         print(f"{len(certificate.files)} files are those that the certificate is about. {certificate_sentence(folder)}")
     return 0 if certificate.passed and not changes else 1
@@ -95,8 +95,8 @@ def print_certificate(certificate: Certificate) -> None:
     if certificate.lambada:
         print(f"LAMBADA     {json.dumps(asdict(certificate.lambada))}")
     for remark in contents.remarks:
-        print(f"note: {remark}")
+        print(f"note: {printable(remark, LONGEST_MESSAGE)}")
     for name in contents.not_covered:
-        print(f"not covered: {name}")
+        print(f"not covered: {printable(name)}")
     for sentence in certificate.failures:
-        print(f"FAILED: {sentence}")
+        print(f"FAILED: {printable(sentence, LONGEST_MESSAGE)}")

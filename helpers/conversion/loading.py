@@ -21,6 +21,7 @@ from ..checkpoints.format import describe
 from ..checkpoints.names import pth_name
 from ..checkpoints.versions import MODEL_TYPES, VersionRow
 from ..errors import InputError, printable
+from ..inputs import refuse_huge
 from ..paths import HUB_CODE
 from .configuration import config_class, language_model_class, model_config
 from .reading import is_file, load_weights, model_tensors, weight_files
@@ -76,7 +77,8 @@ def load_model(
         )
     except (OSError, ValueError, RuntimeError, LookupError, AttributeError, TypeError, SyntaxError, ImportError,
             SafetensorError) as error:  # fmt: skip
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = reason.split(". ")[0].rstrip(".")  # ours is one sentence
         raise InputError(f"Cannot load the model {folder}: {reason}; {remedy(folder)}.") from None
     model, info = loaded  # a pair, because of output_loading_info
     if info["missing_keys"]:
@@ -151,6 +153,8 @@ def check_directory(folder: str | Path, with_tokenizer: bool = False) -> Version
         raise InputError(f"Cannot load the model {folder}: its config.json says model_type {kind}, not {kinds}; "
                          "give a directory made by convert.")  # fmt: skip
     check_tokenizer(folder, with_tokenizer)
+    if is_file(folder / "generation_config.json"):  # transformers reads it
+        refuse_huge(folder / "generation_config.json")
     if content.get("quantization_config"):
         for file in complete_files(folder):
             if file.suffix == ".safetensors":  # others hold tensors that only the library which made them can read
@@ -193,6 +197,7 @@ def read_json(path: Path) -> Any:
         InputError: it cannot be read, is a Git LFS pointer, or is not JSON.
     """
     try:
+        refuse_huge(path)
         text = path.read_bytes()
         refuse_pointer(path, text)
         return json.loads(text)
@@ -254,7 +259,7 @@ def config_at_fault(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a field of a wrong type shows in many ways
-        reason = printable(" ".join(str(error).split()).rstrip("."), 500)
+        reason = printable(" ".join(str(error).split()).split(". ")[0].rstrip("."), 300)
         raise InputError(
             f"{folder / 'config.json'} is not usable: {reason}; run python -m helpers refresh {folder}."
         ) from None

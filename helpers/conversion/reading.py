@@ -101,8 +101,11 @@ def model_tensors(files: list[Path]) -> Iterator[tuple[Path, str, Tensor]]:
 
 
 def is_world(folder: Path, vocab_size: int) -> bool:
-    """Say whether the World tokenizers belong to a model directory: it has the rows of a World model, or their code."""
-    return vocab_size == WORLD_ROWS or (folder / TOKENIZER_CODE).is_file()
+    """Say whether the World tokenizers belong to a model directory: it has the rows of a World model, or part of them.
+
+    A ``tokenizer.json`` may be that of another vocabulary; the Python tokenizer's files are of no other.
+    """
+    return vocab_size == WORLD_ROWS or any(is_file(folder / name) for name in (TOKENIZER_CODE, "vocab.json"))
 
 
 def load_weights(file: Path) -> dict[str, Tensor]:
@@ -126,4 +129,6 @@ def load_weights(file: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         if str(error).startswith("Path "):  # the library, written in Rust, wants a path in UTF-8
             raise InputError(f"Cannot read {file}: its path is not UTF-8; rename what is not.") from None
-        raise InputError(f"{file} is not a safetensors file, or is damaged ({error}); get it again.") from None
+        raise InputError(
+            f"{file} is not a safetensors file, or is damaged ({printable(str(error))}); get it again."
+        ) from None

@@ -1,5 +1,6 @@
 """The command ``lambada-compare``: two files of results, document by document, and what chance alone could do."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,16 +45,13 @@ def compare_paired(a: list[Result], b: list[Result], resamples: int = 2000, seed
     difference between two models can be told from chance.
 
     Raises:
-        InputError: the lists are of different lengths or empty, or a log-probability is not finite.
+        InputError: the lists are of different lengths or empty, or a log-probability or a perplexity is not finite.
     """
     if len(a) != len(b) or not a:
         raise InputError(f"There are {len(a)} results and {len(b)}; compare two runs over the same documents.")
     for name, results in (("A", a), ("B", b)):
-        if bad := not_finite(results):
-            raise InputError(
-                f"{len(bad)} of {len(results)} results of {name} are not finite, the first of document {bad[0]}: that "
-                "model is broken, or its dtype too small; nothing can be compared."
-            )
+        if fault := fault_of(results, name):
+            raise InputError(f"{fault}: that model is broken, or its dtype too small; nothing can be compared.")
     logprobs = np.array([y.logprob - x.logprob for x, y in zip(a, b, strict=True)])
     hits = 100.0 * np.array([int(y.correct) - int(x.correct) for x, y in zip(a, b, strict=True)])
     intervals = bootstrap(np.stack([logprobs, hits]), resamples, seed)
@@ -70,6 +68,13 @@ def compare_paired(a: list[Result], b: list[Result], resamples: int = 2000, seed
         max_abs_logprob_difference=largest,
         changed=changed,
     )
+
+
+def fault_of(results: list[Result], name: str) -> str | None:
+    """Say what is not finite in the results of one side, or None: then they can be compared."""
+    if bad := not_finite(results):
+        return f"{len(bad)} of {len(results)} results of {name} are not finite, the first of document {bad[0]}"
+    return f"The perplexity of {name} is not finite" if math.isinf(summarize(results)[0]) else None
 
 
 def usual_limit(a: Header, b: Header) -> float | None:

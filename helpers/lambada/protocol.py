@@ -152,9 +152,12 @@ def summarize(results: list[Result]) -> tuple[float, float]:
 
 
 def sum_of(numbers: Iterable[float]) -> float:
-    """Return an exact sum; NaN, where ``math.fsum`` raises an error, for infinities of both signs."""
+    """Return an exact sum; NaN or infinity, where ``math.fsum`` raises an error: of infinities and huge numbers."""
     numbers = list(numbers)
-    return math.fsum(numbers) if all(map(math.isfinite, numbers)) else sum(numbers)
+    try:
+        return math.fsum(numbers)
+    except (OverflowError, ValueError):
+        return sum(numbers)
 
 
 def exponential(x: float) -> float:

@@ -11,6 +11,7 @@ complete.
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
@@ -20,9 +21,10 @@ from typing import Any
 from ..atomic import replaced_file
 from ..checkpoints.files import sha256
 from ..errors import InputError
-from ..inputs import check_regular
+from ..inputs import check_regular, each_once
 from .protocol import Result
 
+ROUNDING = 1e-3  # how far a computed log-probability may be above 0
 HASHED = ("*.safetensors", "pytorch_model*.bin", "config.json", "*.py")  # what decides the results of a directory
 
 
@@ -89,9 +91,9 @@ def read_results(path: Path) -> tuple[Header, dict[int, Result]]:
     except ValueError:
         raise other from None
     try:
-        header = parse_header(json.loads(first))
-        rows = [parse_row(json.loads(line), header.documents) for line in lines]
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        header = parse_header(json.loads(first, object_pairs_hook=each_once))
+        rows = [parse_row(json.loads(line, object_pairs_hook=each_once), header.documents) for line in lines]
+    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
         raise other from None
     results = dict(rows)
     if len(results) < len(rows):
@@ -120,12 +122,14 @@ def parse_row(content: Any, documents: int) -> tuple[int, Result]:
     """Return the number of a document, from 0 to below ``documents``, and its result.
 
     Raises:
-        ValueError, KeyError, TypeError: the line holds something else.
+        ValueError, AttributeError, TypeError: the line holds something else.
     """
+    if content.keys() != {"document", "logprob", "correct"}:
+        raise ValueError
     index, logprob, correct = content["document"], content["logprob"], content["correct"]
     if type(index) is not int or type(logprob) not in (int, float) or type(correct) is not bool:
         raise TypeError
-    if not 0 <= index < documents:
+    if not 0 <= index < documents or ROUNDING < logprob < math.inf:  # infinity is said to be what it is
         raise ValueError
     return index, Result(float(logprob), correct)
 

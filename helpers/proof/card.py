@@ -2,6 +2,7 @@
 
 import re
 
+from ..errors import LONGEST_MESSAGE, printable
 from .certificate import TOLERANCE, Certificate
 
 BEGIN, END = "<!-- parity certificate, by verify -->", "<!-- end of the parity certificate -->"
@@ -26,7 +27,7 @@ def with_certificate(card: str, certificate: Certificate) -> str:
         verdict=certificate.verdict,
         rows="\n".join(f"| {' | '.join(row)} |" for row in certificate_rows(certificate)),
         versions=", ".join(f"{name} {number}" for name, number in certificate.versions.items()),
-        file=certificate.original.file,
+        file=cell(certificate.original.file.replace("`", "")),
         sha256=certificate.original.sha256,
         code=certificate.compared_in.code,
         not_covered=f"Not covered, since they are not the model's: {cell(', '.join(others))}." if others else "",
@@ -92,5 +93,5 @@ def tokenizers_row(certificate: Certificate) -> tuple[str, str, str]:
 
 
 def cell(text: str) -> str:
-    """Return text that does not break out of a table of Markdown."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    """Return text that can be printed, and does not break out of a table of Markdown."""
+    return printable(" ".join(text.split()), LONGEST_MESSAGE).replace("|", "\\|").replace("<", "&lt;")

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ..atomic import write_text
 from ..conversion.names import CERTIFICATE
 from ..errors import InputError
+from ..inputs import refuse_huge
 
 TOLERANCE = 1e-4  # of logits, relative to the largest if it is over 1; about a hundred roundings of fp32
 LENGTHS = (1, 63, 64, 65, 200)  # one token, ends of chunks (32 tokens up to 96, then 64), a long text
@@ -288,6 +289,7 @@ def read_certificate(folder: Path) -> Certificate | None:
     again = "make it again with python -m helpers verify"
     if not path.is_file():
         return None
+    refuse_huge(path)
     try:
         return Certificate.from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..conversion.contents import checksums, is_for_people, names_in
 from ..conversion.names import CERTIFICATE
-from ..errors import InputError
+from ..errors import InputError, printable
 from .certificate import Certificate, read_certificate
 
 
@@ -34,11 +34,11 @@ def changed_since(folder: Path, certificate: Certificate) -> list[Change]:
     changes = []
     for name in sorted(now.keys() | certificate.files.keys()):
         if name not in certificate.files:
-            changes.append(Change(name, f"{name} is new since the certificate was made."))
+            changes.append(Change(name, f"{printable(name)} is new since the certificate was made."))
         elif name not in now and name not in certificate.contents.not_covered:
-            changes.append(Change(name, f"{name} is missing since the certificate was made."))
+            changes.append(Change(name, f"{printable(name)} is missing since the certificate was made."))
         elif name in now and now[name] != certificate.files[name]:
-            changes.append(Change(name, f"{name} has changed since the certificate was made."))
+            changes.append(Change(name, f"{printable(name)} has changed since the certificate was made."))
     return changes
 
 
@@ -74,10 +74,10 @@ def refuse_changed(folder: Path, uploaded: list[str]) -> list[Change]:
     Raises:
         InputError: another file has changed, come or gone: then the certificate is not about this model.
     """
-    changes = [change for change in changed(folder) if change.name in uploaded or not (folder / change.name).exists()]
+    changes = [change for change in changed(folder) if change.name in uploaded or not (folder / change.name).is_file()]
     if others := [change for change in changes if not change.is_for_people]:
         raise InputError(
-            f"The certificate of {folder} is not about these files: {others[0].sentence} Make it again with "
-            f"python -m helpers verify, or remove parity.json and its section of the card."
+            f"The certificate of {folder} is not about these files: {others[0].sentence.removesuffix('.')}; make it "
+            "again with python -m helpers verify, or remove parity.json and its section of the card."
         )
     return changes

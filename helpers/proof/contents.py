@@ -24,6 +24,8 @@ from ..conversion.names import CARD, CERTIFICATE, RECORD, SETTINGS
 from ..conversion.reading import load_weights, weight_files
 from ..conversion.record import read_record
 from ..conversion.weights import INDEX, index_text, total_bytes
+from ..errors import printable
+from ..inputs import each_once
 from ..tokenizer.fast import OVERRIDING
 from .certificate import FilesResult
 
@@ -59,12 +61,14 @@ def compare_contents(folder: Path, info: CheckpointInfo, with_tokenizer: bool, t
     names = names_in(folder)
     for name in names:
         if any(fnmatchcase(name, pattern) for pattern in OVERRIDES):
-            different.append(f"{name} changes what transformers loads, and no conversion writes it; {remedy(folder)}.")
+            different.append(
+                f"{printable(name)} changes what transformers loads, and no conversion writes it; {remedy(folder)}."
+            )
     ours = {*model_names(folder), CARD, CERTIFICATE, RECORD}
     return FilesResult(
         compared=len(wanted),
         different=different,
-        remarks=list(remarks(length, trusted)),
+        remarks=list(remarks(folder, length, trusted, with_tokenizer)),
         not_covered=[name for name in names if name not in ours],
     )
 
@@ -73,12 +77,14 @@ def remedy(folder: Path) -> str:
     return f"run python -m helpers refresh {folder}"
 
 
-def remarks(length: int, trusted: list[str]) -> Iterator[str]:
-    """Say what differs and is allowed."""
+def remarks(folder: Path, length: int, trusted: list[str], with_tokenizer: bool) -> Iterator[str]:
+    """Say what differs and is allowed, and what is not judged."""
     if length != USUAL_LENGTH:
         yield f"config.json says context_length {length:,}, which the tensors cannot show."
     for name in trusted:
         yield f"{name} is not this version's code; it ran because --trust-remote-code was given."
+    if not with_tokenizer and (folder / "tokenizer.json").is_file():
+        yield "tokenizer.json is taken for one of another vocabulary than World, and was not judged."
 
 
 USUAL_LENGTH = 4096  # as convert writes it
@@ -126,7 +132,7 @@ def first_difference(one: bytes, other: bytes) -> int:
 def different_fields(content: bytes, wanted: bytes) -> list[str] | None:
     """Return how the fields of two JSON objects differ, None if the first is none, or has a field twice."""
     try:
-        ours, theirs = (json.loads(text, object_pairs_hook=without_repetition) for text in (content, wanted))
+        ours, theirs = (json.loads(text, object_pairs_hook=each_once) for text in (content, wanted))
     except (ValueError, RecursionError):
         return None
     if not isinstance(ours, dict):
@@ -146,18 +152,14 @@ def as_text(value: Any, most: int | None = 60) -> str:
     return json.dumps(value, sort_keys=True)[:most]
 
 
-def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise ValueError
-    return fields
-
-
-def compare_record(folder: Path, checkpoint_sha256: str) -> tuple[list[str], list[str]]:
+def compare_record(folder: Path, checkpoint_sha256: str, trusted: list[str]) -> tuple[list[str], list[str]]:
     """Return how a directory differs from what was recorded when it was made, and a remark on what was recorded.
 
     The record, ``conversion.json``, has the SHA-256 of what the directory was made from, and of each file that was
     written. If that was another directory, which ``refresh`` replaced, there is no checkpoint to compare with.
+
+    Args:
+        trusted: files of code that may have changed, because the user said so.
 
     Raises:
         InputError: the record is damaged.
@@ -171,7 +173,7 @@ def compare_record(folder: Path, checkpoint_sha256: str) -> tuple[list[str], lis
         if not source.file.endswith((".safetensors", ".bin")) and source.sha256 != checkpoint_sha256
     ]
     now = checksums(folder, [name for name in record.files if name == Path(name).name])
-    for name in (name for name, digest in record.files.items() if now.get(name) != digest):
+    for name in (name for name, digest in record.files.items() if now.get(name) != digest and name not in trusted):
         state = "has changed" if name in now else "is missing"
         different.append(f"{name!r} {state} since the conversion; {remedy(folder)}.")
     made = "; ".join(f"{source.file!r}, SHA-256 {source.sha256}" for source in record.source)

@@ -160,7 +160,8 @@ def verify(
     names = [name for name in names_in(folder) if name not in (CARD, CERTIFICATE)]
     before, files, source = marks(folder, names), checksums(folder, names), sha256(checkpoint)
     contents = compare_contents(folder, converted, world, strange)
-    for found, recorded in zip((contents.different, contents.remarks), compare_record(folder, source), strict=True):
+    recorded_of = compare_record(folder, source, strange)
+    for found, recorded in zip((contents.different, contents.remarks), recorded_of, strict=True):
         found.extend(recorded)
     config = config_class(info.row).from_dict(read_config(folder))
     BUILD.mkdir(parents=True, exist_ok=True)

@@ -33,22 +33,35 @@ def compare_tokenizers(folder: Path, config: PreTrainedConfig, fuzz: int = FUZZ)
     reference = reference_tokenizer()
     texts = [case.text for case in load_cases()] + list(fuzz_texts(fuzz))
     tokenizers = {"fast": fast_tokenizer(folder, config), "Python": python_tokenizer(folder)}
-    mismatches, wrong, settings = [], [], []
-    for name, tokenizer in tokenizers.items():
-        encode = partial(tokenizer.encode, add_special_tokens=False, split_special_tokens=True)
-        mismatches.append(len(find_mismatches(reference.encode, encode, texts)))
-        wrong.append(len(wrong_ids(tokenizer, reference)))
-        settings += [f"The {name} tokenizer {fault}." for fault in wrong_settings(tokenizer)]
-    ids = len(read_vocab()) + 1
+    (fast_texts, fast_ids, fast_faults), (slow_texts, slow_ids, slow_faults) = (
+        judge(name, tokenizer, reference, texts) for name, tokenizer in tokenizers.items()
+    )
     return TokenizersResult(
         texts=len(texts),
-        fast_mismatches=mismatches[0],
-        slow_mismatches=mismatches[1],
-        ids=ids,
-        fast_wrong_ids=wrong[0],
-        slow_wrong_ids=wrong[1],
-        settings=settings,
+        fast_mismatches=fast_texts,
+        slow_mismatches=slow_texts,
+        ids=all_ids(),
+        fast_wrong_ids=fast_ids,
+        slow_wrong_ids=slow_ids,
+        settings=fast_faults + slow_faults,
     )
+
+
+def judge(name: str, tokenizer: Any, reference: Any, texts: list[str]) -> tuple[int, int, list[str]]:
+    """Return how many texts and ids a tokenizer treats otherwise, and sentences on what else is wrong with it."""
+    try:
+        encode = partial(tokenizer.encode, add_special_tokens=False, split_special_tokens=True)
+        mismatches = find_mismatches(reference.encode, encode, texts)
+        faults = [f"The {name} tokenizer {fault}." for fault in wrong_settings(tokenizer)]
+        return len(mismatches), len(wrong_ids(tokenizer, reference)), faults
+    except Exception as error:  # one of another kind may raise anything
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(" .:")
+        return len(texts), all_ids(), [f"The {name} tokenizer failed with {reason}."]
+
+
+def all_ids() -> int:
+    """Return how many ids there are: the vocabulary, and the end of a text."""
+    return len(read_vocab()) + 1
 
 
 def fast_tokenizer(folder: Path, config: PreTrainedConfig) -> Any:

@@ -287,7 +287,7 @@ def python_tokenizer(folder: str | Path) -> RwkvWorldTokenizer:
         raise InputError(f"There is no directory {shown(folder)}; give one that save_tokenizers or convert made.")
     try:
         tokenizer: RwkvWorldTokenizer = RwkvWorldTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        reason = str(error).rstrip(".")
+    except Exception as error:  # a file of another form than expected shows in many ways
+        reason = " ".join(str(error).split()).rstrip(".")
         raise InputError(f"Cannot load the Python tokenizer of {shown(folder)}: {reason}; run refresh on it.") from None
     return tokenizer

@@ -69,6 +69,7 @@ def repeat(case: Case, keep: Path | None) -> int:
 
     judge.call = shown
     folder = keep or Path(tempfile.mkdtemp(prefix="fuzzing-"))
+    folder.mkdir(parents=True, exist_ok=True)
     base = subject.prepare(folder)
     verdicts = [verdict_on(subject, base, case, folder / "case")]
     if hasattr(subject, "finish"):

@@ -87,7 +87,7 @@ def judge(models: list[Model], case: Case, folder: Path) -> str:
     if case.seed % VERIFIED == 0:
         enter(folder, "verify")
         verified = run("verify", "--lengths", "3", "--seeds", "0", "--", path, out)
-        if refused(verified, 1):
+        if refused(verified, 1) and "has no tokenizer.json" not in verified.messages[0]:  # one of World's size needs it
             raise Fault("verify", f"refuses what convert made: {verified.messages}")
     shutil.rmtree(out)
     check_unchanged(before, folder)
