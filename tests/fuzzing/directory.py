@@ -266,5 +266,5 @@ def strict_file(file: Path) -> dict[str, Tensor]:
         if start + end != len(data):
             raise ValueError("more bytes than tensors")
         return {name: weights[name] for name in header}
-    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, OSError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, OSError, MemoryError) as error:
         raise Fault("wrong success", f"{file.name} should have been refused: {error!r}") from None
