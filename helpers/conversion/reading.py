@@ -14,6 +14,7 @@ from ..checkpoints.versions import WORLD_ROWS, CheckpointInfo
 from ..errors import InputError, printable
 from ..tokenizer.fast import TOKENIZER_CODE
 
+WORLD_BEGINNING = '{\n"Ā": 1,'.encode()  # of vocab.json: token 1 is the byte 0
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # in the order in which transformers looks for them
 
 
@@ -103,9 +104,16 @@ def model_tensors(files: list[Path]) -> Iterator[tuple[Path, str, Tensor]]:
 def is_world(folder: Path, vocab_size: int) -> bool:
     """Say whether the World tokenizers belong to a model directory: it has the rows of a World model, or part of them.
 
-    A ``tokenizer.json`` may be that of another vocabulary; the Python tokenizer's files are of no other.
+    A ``tokenizer.json`` may be that of another vocabulary, and so may a ``vocab.json``, unless it begins as World's does.
     """
-    return vocab_size == WORLD_ROWS or any(is_file(folder / name) for name in (TOKENIZER_CODE, "vocab.json"))
+    return vocab_size == WORLD_ROWS or is_file(folder / TOKENIZER_CODE) or begins_as_world(folder / "vocab.json")
+
+
+def begins_as_world(path: Path) -> bool:
+    if not is_file(path):
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(WORLD_BEGINNING)) == WORLD_BEGINNING
 
 
 def load_weights(file: Path) -> dict[str, Tensor]:
