@@ -104,7 +104,7 @@ def model_tensors(files: list[Path]) -> Iterator[tuple[Path, str, Tensor]]:
 def is_world(folder: Path, vocab_size: int) -> bool:
     """Say whether the World tokenizers belong to a model directory: it has the rows of a World model, or part of them.
 
-    A ``tokenizer.json`` may be that of another vocabulary, and so may a ``vocab.json``, unless it begins as World's does.
+    A ``tokenizer.json`` may be of another vocabulary, and so may a ``vocab.json``, unless it begins as World's does.
     """
     return vocab_size == WORLD_ROWS or is_file(folder / TOKENIZER_CODE) or begins_as_world(folder / "vocab.json")
 
