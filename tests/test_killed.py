@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,9 @@ def test_a_signal_ends_in_good_order(name, tmp_path):
     number = getattr(signal, name)
     checkpoint = write_random_checkpoint(tmp_path / "a.pth", vocab_size=300)
     command = [sys.executable, "-c", ENDED, "convert", str(checkpoint), str(tmp_path / "out"), "--no-tokenizer"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    heeded = partial(signal.signal, number, signal.SIG_DFL)  # under nohup, or in the background, it may be ignored
+    with subprocess.Popen(command, preexec_fn=heeded, **pipes) as process:
         assert process.stdout.readline() == "ready\n"
         assert (tmp_path / ".out.partial").exists()
         process.send_signal(number)

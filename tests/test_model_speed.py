@@ -53,7 +53,7 @@ def test_a_whole_run(work, small):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--versions", "6", "--versions has 6; choose of 4, 5.0, 5.1, 5.2"),
+        ("--versions", "8", "--versions has 8; choose of 4, 5.0, 5.1, 5.2, 6, 7"),
         ("--sizes", "7B", "--sizes has 7B; choose of 0.1B, 0.4B, 1.5B, rwkv5-world-mini"),
         ("--dtypes", "int8", "--dtypes has int8; choose of float32, bfloat16, float16"),
         ("--package-dtype", "int8", "--package-dtype has int8; choose of float32, bfloat16, float16"),
