@@ -30,6 +30,7 @@ from .rwkv_common import (
     RwkvModel,
     RwkvTimeMix,
     at_least_fp32,
+    is_real,
     last_token,
     mix,
     scaled,
@@ -90,7 +91,7 @@ def wkv4_scan(
     one = torch.ones_like(k)
     log_decay, written = w.expand(1, *k.shape[1:]), (v, one, k)
     if lengths is not None:  # padding adds nothing, and nothing decays in it
-        real = (torch.arange(k.shape[1], device=k.device) < lengths[:, None])[..., None]  # (B, T, 1)
+        real = is_real(k.shape[1], lengths)[..., None]  # (B, T, 1)
         log_decay, written = log_decay * real, (v * real, one * real, torch.where(real, k, EMPTY))
     log_decay = torch.cat([torch.zeros_like(log_decay[:, :1]), log_decay], dim=1)
     with_state = zip(state[:, :, None].unbind(1), written, strict=True)

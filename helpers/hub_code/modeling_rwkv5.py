@@ -22,12 +22,13 @@ from transformers import initialization as init
 from .rwkv_common import (
     Fp32GroupNorm,
     RwkvForCausalLM,
+    RwkvMatrixTimeMix,
     RwkvModel,
-    RwkvTimeMix,
     at_least_fp32,
     last_token,
     mix,
     scaled,
+    split_chunks,
     token_shift,
     without_autocast,
 )
@@ -100,11 +101,6 @@ def wkv5_scores(r: Tensor, k: Tensor, log_w: Tensor, u: Tensor) -> Tensor:
     return scores
 
 
-def split_chunks(x: Tensor, size: int) -> Tensor:
-    """Cut the tokens of x (..., T, N) into n chunks, (..., n, size, N); the last one is filled up with zeros."""
-    return F.pad(x, (0, 0, 0, -x.shape[-2] % size)).unflatten(-2, (-1, size))
-
-
 def tokens_in_chunks(tokens: int, size: int, lengths: Tensor | None, device: torch.device) -> Tensor:
     """Return how many real tokens each chunk of each row has, (B, n); (1, n) if all rows have all ``tokens``."""
     starts = torch.arange(0, tokens, size, device=device)
@@ -158,7 +154,7 @@ def wkv5_chunked(
     return y.flatten(2, 3)[:, :, :tokens], state
 
 
-class Rwkv5TimeMix(RwkvTimeMix):
+class Rwkv5TimeMix(RwkvMatrixTimeMix):
     """Time-mix of RWKV-5: receptance, key, value (and gate), WKV, a norm for each head, output."""
 
     gate: RwkvLinear
@@ -178,9 +174,7 @@ class Rwkv5TimeMix(RwkvTimeMix):
             self.add_module(name, RwkvLinear(hidden, width, bias=False))
         self.time_decay = nn.Parameter(torch.empty(decay_shape))
         self.register_parameter(self.bonus_name, nn.Parameter(torch.empty(bonus_shape)))
-        self.time_state = None
-        if config.has_time_state:
-            self.time_state = nn.Parameter(torch.zeros(self.heads, self.head_size, self.head_size))
+        self.add_time_state(config)
         self.output = RwkvLinear(width, hidden, bias=False)
         self.wkv = wkv5_chunked
         self.ln_x = Fp32GroupNorm(self.heads, width, eps=config.group_norm_epsilon)
@@ -192,14 +186,7 @@ class Rwkv5TimeMix(RwkvTimeMix):
         init.copy_(self.time_decay, -6 + 5 * ladder ** (0.7 + 1.3 * self.depth))
         bonus = getattr(self, self.bonus_name)
         init.constant_(bonus, -1.0 if self.bonus_name == "time_first" else 0.5)
-        if self.time_state is not None:
-            init.zeros_(self.time_state)
-
-    def initial_wkv(self, batch_size: int) -> Tensor:
-        """Return S before the first token, (B, H, N, N): zeros, or the checkpoint's trained state (stored as S^T)."""
-        if self.time_state is None:
-            return at_least_fp32(self.time_decay).new_zeros(batch_size, self.heads, self.head_size, self.head_size)
-        return at_least_fp32(self.time_state).mT.expand(batch_size, -1, -1, -1)
+        self.initialize_time_state()
 
     def log_decay_and_bonus(self) -> tuple[Tensor, Tensor]:
         """Return log w and u, each (H, 1) or (H, N), in fp32."""

@@ -28,11 +28,13 @@ from .rwkv_common import (
     Fp32GroupNorm,
     RwkvChannelMix,
     RwkvForCausalLM,
+    RwkvMatrixTimeMix,
     RwkvModel,
-    RwkvTimeMix,
     at_least_fp32,
+    is_real,
     last_token,
     scaled,
+    split_chunks,
     token_shift,
     without_autocast,
 )
@@ -103,9 +105,9 @@ def wkv6_chunked(
     tokens = r.shape[2]
     size = size or (32 if tokens <= 96 else 64)
     if lengths is not None:  # padding writes nothing, and nothing decays in it
-        real = (torch.arange(tokens, device=r.device) < lengths[:, None])[:, None, :, None]
+        real = is_real(tokens, lengths)[:, None, :, None]
         k, log_w = k * real, log_w * real
-    r, k, v, log_w = (F.pad(x, (0, 0, 0, -tokens % size)).unflatten(2, (-1, size)) for x in (r, k, v, log_w))
+    r, k, v, log_w = (split_chunks(x, size) for x in (r, k, v, log_w))
     scores, before, after, total = wkv6_scores(r, k, log_w, u)
     added, kept = (k * torch.exp(after)).mT @ v, torch.exp(total).mT  # what a chunk adds to S, and keeps of it
     states = []
@@ -116,7 +118,7 @@ def wkv6_chunked(
     return y.flatten(2, 3)[:, :, :tokens], state
 
 
-class Rwkv6TimeMix(RwkvTimeMix):
+class Rwkv6TimeMix(RwkvMatrixTimeMix):
     """Time-mix of RWKV-6: mixtures and decay set by the text, WKV, a norm for each head, gate, output."""
 
     receptance: RwkvLinear
@@ -140,9 +142,7 @@ class Rwkv6TimeMix(RwkvTimeMix):
         self.time_decay_w1 = nn.Parameter(torch.empty(hidden, decay_rank))
         self.time_decay_w2 = nn.Parameter(torch.empty(decay_rank, width))
         self.time_faaaa = nn.Parameter(torch.empty(self.heads, self.head_size))
-        self.time_state = None
-        if config.has_time_state:
-            self.time_state = nn.Parameter(torch.zeros(self.heads, self.head_size, self.head_size))
+        self.add_time_state(config)
         for name in self.inputs:
             self.add_module(name, RwkvLinear(hidden, width, bias=False))
         self.output = RwkvLinear(width, hidden, bias=False)
@@ -163,14 +163,7 @@ class Rwkv6TimeMix(RwkvTimeMix):
         for name in ("time_maa", "time_decay"):
             init.zeros_(getattr(self, f"{name}_w1"))
             init.uniform_(getattr(self, f"{name}_w2"), -0.01, 0.01)
-        if self.time_state is not None:
-            init.zeros_(self.time_state)
-
-    def initial_wkv(self, batch_size: int) -> Tensor:
-        """Return S before the first token, (B, H, N, N): zeros, or the checkpoint's trained state (stored as S^T)."""
-        if self.time_state is None:
-            return at_least_fp32(self.time_decay).new_zeros(batch_size, self.heads, self.head_size, self.head_size)
-        return at_least_fp32(self.time_state).mT.expand(batch_size, -1, -1, -1)
+        self.initialize_time_state()
 
     def mixtures(self, x: Tensor, difference: Tensor) -> dict[str, Tensor]:
         """Return the five inputs by their letters, each (B, T, D), mixed in ratios that the text sets."""

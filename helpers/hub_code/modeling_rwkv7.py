@@ -38,8 +38,10 @@ from .rwkv_common import (
     RwkvModel,
     RwkvTimeMix,
     at_least_fp32,
+    is_real,
     last_token,
     scaled,
+    split_chunks,
     token_shift,
     without_autocast,
 )
@@ -99,10 +101,9 @@ def wkv7_chunked(
     """
     tokens = r.shape[2]
     if lengths is not None:  # padding writes and erases nothing, and nothing decays in it
-        real = (torch.arange(tokens, device=r.device) < lengths[:, None])[:, None, :, None]
+        real = is_real(tokens, lengths)[:, None, :, None]
         log_w, k, b = (torch.where(real, x, 0) for x in (log_w, k, b))
-    chunked = (F.pad(x, (0, 0, 0, -tokens % size)).unflatten(2, (-1, size)) for x in (r, log_w, k, v, a, b))
-    r, log_w, k, v, a, b = chunked  # (B, H, n, C, N)
+    r, log_w, k, v, a, b = (split_chunks(x, size) for x in (r, log_w, k, v, a, b))  # (B, H, n, C, N)
     log_through = log_w.cumsum(-2)  # log W_t
     whole = torch.exp(log_through[..., -1:, :])
     r, a = r * torch.exp(log_through), a * torch.exp(log_through - log_w)

@@ -114,6 +114,16 @@ def scaled(x: Tensor, scale: float) -> Tensor:
     return x if scale == 1.0 else x * scale
 
 
+def is_real(tokens: int, lengths: Tensor) -> Tensor:
+    """Say which tokens are no padding, (B, T), if each row has so many real tokens (B,), in front."""
+    return torch.arange(tokens, device=lengths.device) < lengths[:, None]
+
+
+def split_chunks(x: Tensor, size: int) -> Tensor:
+    """Cut the tokens of x (..., T, N) into n chunks, (..., n, size, N); the last one is filled up with zeros."""
+    return F.pad(x, (0, 0, 0, -x.shape[-2] % size)).unflatten(-2, (-1, size))
+
+
 class Fp32GroupNorm(nn.GroupNorm):
     """GroupNorm that computes in fp32 (or fp64), whatever dtype its parameters have."""
 
@@ -187,6 +197,29 @@ class RwkvTimeMix(RwkvMixer):
     def start_decays(self, ladder: Callable[[Tensor], Tensor]) -> None:
         """Let the decays w = exp(-exp(d)) start with the d that ``ladder`` gives for a tensor of that shape."""
         self.time_decay.data.copy_(ladder(self.time_decay))
+
+
+class RwkvMatrixTimeMix(RwkvTimeMix):
+    """A time-mix that remembers a matrix S of N x N numbers for each head, which may start as a trained one."""
+
+    heads: int
+    head_size: int
+    time_state: nn.Parameter | None
+
+    def add_time_state(self, config: PreTrainedConfig) -> None:
+        self.time_state = None
+        if config.has_time_state:
+            self.time_state = nn.Parameter(torch.zeros(self.heads, self.head_size, self.head_size))
+
+    def initialize_time_state(self) -> None:
+        if self.time_state is not None:
+            init.zeros_(self.time_state)
+
+    def initial_wkv(self, batch_size: int) -> Tensor:
+        """Return S before the first token, (B, H, N, N): zeros, or the checkpoint's trained state (stored as S^T)."""
+        if self.time_state is None:
+            return at_least_fp32(self.time_decay).new_zeros(batch_size, self.heads, self.head_size, self.head_size)
+        return at_least_fp32(self.time_state).mT.expand(batch_size, -1, -1, -1)
 
 
 class RwkvChannelMix(RwkvMixer):
