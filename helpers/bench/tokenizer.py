@@ -31,13 +31,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from ..atomic import write_text
 from ..errors import InputError
-from ..hub_code.tokenization_rwkv_world import END_OF_TEXT
 from ..lambada.passages import SAMPLE, read_texts
 from ..paths import PACKAGE, RESULTS, ROOT
 from ..tokenizer.check import reference_tokenizer
 from ..tokenizer.fast import build_fast_tokenizer
 from ..tokenizer.vocab import read_vocab, token_to_chars
-from .checks import check_counts, check_output
+from .checks import check_counts, check_output, processor
 
 DOCUMENT = 2000  # characters
 OUT = RESULTS / "tokenizer.json"
@@ -191,8 +190,9 @@ def gpt2_like(documents: list[str]) -> Tokenizer:
 
 def whole_text_wordpiece() -> Tokenizer:
     """Return WordPiece on World tokens without a split before it, as repositories of RWKV-7 have it."""
-    words = {END_OF_TEXT: 0} | {token_to_chars(token): index for index, token in read_vocab().items()}
-    options = {"unk_token": END_OF_TEXT, "continuing_subword_prefix": "", "max_input_chars_per_word": 4 * DOCUMENT}
+    unknown = "no token"  # a space, so no text spells it: in the byte alphabet a space is another character
+    words = {unknown: 0} | {token_to_chars(token): index for index, token in read_vocab().items()}
+    options = {"unk_token": unknown, "continuing_subword_prefix": "", "max_input_chars_per_word": 4 * DOCUMENT}
     tokenizer = Tokenizer(models.WordPiece(words, **options))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return tokenizer
@@ -285,10 +285,12 @@ def measure_unusual(side: Side, repeat: int, size: int = 20_000) -> dict[str, fl
 
 def machine() -> dict:
     """Return what the numbers depend on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    info = {"system": platform.system(), "cpu": model, "cpus": os.cpu_count(), "python": platform.python_version()}
+    info = {
+        "system": platform.system(),
+        "cpu": processor(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+    }
     peers = ["pyrwkv_tokenizer"] if importlib.util.find_spec("pyrwkv_tokenizer") else []
     return info | {package: version(package) for package in ("tokenizers", "rwkv", *peers)}
 
