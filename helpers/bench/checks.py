@@ -1,12 +1,24 @@
-"""What a benchmark checks before it measures, so that nothing fails at the end of it."""
+"""What benchmarks share: the models' sizes, the machine's name, and checks, so that nothing fails at the end."""
 
 import os
+import platform
 from pathlib import Path
 
 from ..atomic import resolved
 from ..errors import InputError
 
 MOST_THREADS = 4096
+
+
+SIZES = {"0.1B": (12, 768), "0.4B": (24, 1024), "1.5B": (24, 2048)}  # layers and hidden size of published models
+
+
+def processor() -> str:
+    """Return the name of the CPU, as Linux gives it, or Python elsewhere."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
 
 
 def check_counts(**counts: int | None) -> None:

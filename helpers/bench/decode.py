@@ -28,6 +28,7 @@ import torch
 from ..atomic import write_text
 from ..checkpoints.format import checkpoint_info, expected_shapes
 from ..checkpoints.names import hub_name
+from ..checkpoints.oracle import load_oracle
 from ..checkpoints.synthetic import random_tensor
 from ..checkpoints.versions import CheckpointInfo
 from ..conversion.configuration import language_model_class, model_config
@@ -35,9 +36,10 @@ from ..conversion.loading import choose_device
 from ..errors import InputError
 from ..lambada.run import STRATEGIES
 from ..paths import BUILD, RESULTS
+from . import checks
 from .checks import check_counts, check_output
 
-SIZES = {"0.1B": (12, 768), "1.5B": (24, 2048)}  # layers and hidden size of published models
+SIZES = {size: checks.SIZES[size] for size in ("0.1B", "1.5B")}
 VERSIONS = ("4", "5.0", "5.2")
 VARIANTS = ("eager", "graph", "fused")
 BANDWIDTH = {"H200": 4.8e12, "H100": 3.35e12}  # bytes/s: NVIDIA's data sheets, SXM
@@ -116,16 +118,6 @@ def peer_sides(oracle: Any, label: dict[str, Any], count: int) -> list[Side]:
     return [Side(label | {"way": way}, write, 1, count) for way, write in ways.items()]
 
 
-def load_peer(path: Path, kernels: bool) -> Any:
-    """Return the package's model in fp16 on the GPU; ``kernels`` of its own are compiled when it is first imported."""
-    os.environ["RWKV_JIT_ON"], os.environ["RWKV_CUDA_ON"] = "1", str(int(kernels))
-    tf32 = torch.backends.cuda.matmul.allow_tf32
-    from rwkv.model import RWKV
-
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    return RWKV(model=str(path.absolute()), strategy=f"{DEVICE} fp16", verbose=False)
-
-
 def peer_kernels() -> bool:
     """Say whether the package's kernels can be compiled here."""
     os.environ["RWKV_JIT_ON"], os.environ["RWKV_CUDA_ON"] = "1", "1"
@@ -183,7 +175,7 @@ def measure(
         with tempfile.TemporaryDirectory(prefix="decode-", dir=BUILD) as folder:
             path = Path(folder) / "a.pth"
             torch.save(weights, path)
-            oracles = [load_peer(path, peer)]
+            oracles = [load_oracle(path, f"{DEVICE} fp16", kernels=peer)]
     model = build(info, weights, dtype)
     del weights
     sides = [side for oracle in oracles for side in peer_sides(oracle, label | {"side": "rwkv"}, count)]

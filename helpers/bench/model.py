@@ -13,7 +13,6 @@ takes one row after the other. Loading is not timed, and each side runs once bef
 import gc
 import json
 import os
-import platform
 import shutil
 import statistics
 import tempfile
@@ -38,10 +37,9 @@ from ..conversion.loading import choose_device, load_model
 from ..errors import InputError
 from ..lambada.run import STRATEGIES
 from ..paths import BUILD, RESULTS
-from .checks import check_counts, check_output
+from .checks import SIZES, check_counts, check_output, processor
 from .lambada import machine, timed
 
-SIZES = {"0.1B": (12, 768), "0.4B": (24, 1024), "1.5B": (24, 2048)}  # layers and hidden size of published models
 WORKS = {"prefill": (64, 512, 4096), "decode": (32,)}  # and tokens a row, by default
 PIECES = (64, 512, 2048)  # of prompts that are recorded
 FIRST = 16  # tokens that are read before some are written
@@ -182,16 +180,6 @@ def run(
                 del model
                 gc.collect()
             del oracle
-        info = machine(device) | {"processor": processor(), "package_kernels": kernels}
+        info = machine(device) | {"processor": f"{processor()}, {os.cpu_count()} cores", "package_kernels": kernels}
         write_text(out, json.dumps({"machine": info, "rows": results}, indent=2) + "\n")
     return results
-
-
-def processor() -> str:
-    """Return the name of the CPU, as Linux gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor()) + f", {os.cpu_count()} cores"

@@ -121,6 +121,39 @@ def first_block(shapes: Shapes, name: str) -> Shape | None:
     return shapes.get(f"blocks.0.att.{name}")
 
 
+def norms(hidden: int) -> dict[str, Shape]:
+    """Return the layer norms of a block."""
+    return {f"{norm}.{part}": (hidden,) for norm in ("ln1", "ln2") for part in ("weight", "bias")}
+
+
+def time_state(info: CheckpointInfo) -> dict[str, Shape]:
+    """Return the trained initial state of a block, if the checkpoint has one."""
+    shape = info.heads, info.head_size, info.head_size
+    return {"att.time_state": shape} if info.details["has_time_state"] else {}
+
+
+def channel_mix(info: CheckpointInfo, ratio: str) -> dict[str, Shape]:
+    """Return the tensors of a channel-mix with a receptance, whose ratios have names that begin with ``ratio``."""
+    hidden, inner = info.hidden_size, info.ffn_size
+    return {
+        f"ffn.{ratio}_k": (1, 1, hidden),
+        f"ffn.{ratio}_r": (1, 1, hidden),
+        "ffn.key.weight": (inner, hidden),
+        "ffn.value.weight": (hidden, inner),
+        "ffn.receptance.weight": (hidden, hidden),
+    }
+
+
+def initial_state(info: CheckpointInfo) -> str:
+    return "trained (time_state)" if info.details["has_time_state"] else "zeros"
+
+
+def odd_state(info: CheckpointInfo) -> Iterator[str]:
+    if info.details["has_time_state"]:
+        state = "It has a trained initial state (time_state, from state tuning)"
+        yield f"{state}; the converted model starts there too."
+
+
 # RWKV-4 and RWKV-5: decay and bonus are plain tensors, mixing ratios one vector each
 
 
@@ -144,8 +177,8 @@ def has_decay_of_channels(shapes: Shapes) -> bool:
 
 def block_4_and_5(info: CheckpointInfo, layer: int) -> dict[str, Shape]:
     """Return names and shapes of one block's tensors, the same in every block."""
-    hidden, width, inner, details = info.hidden_size, info.attention_size, info.ffn_size, info.details
-    block: dict[str, Shape] = {f"{norm}.{part}": (hidden,) for norm in ("ln1", "ln2") for part in ("weight", "bias")}
+    hidden, width, details = info.hidden_size, info.attention_size, info.details
+    block = norms(hidden)
     for letter, name in info.row.inputs.items():
         block[f"att.time_mix_{letter}"] = (1, 1, hidden)
         block[f"att.{name}.weight"] = (width, hidden)
@@ -154,12 +187,7 @@ def block_4_and_5(info: CheckpointInfo, layer: int) -> dict[str, Shape]:
     block[f"att.{details['bonus_name']}"] = details["bonus_shape"]
     if info.row.has_heads:
         block |= {"att.ln_x.weight": (width,), "att.ln_x.bias": (width,)}
-    if details["has_time_state"]:
-        block["att.time_state"] = (info.heads, info.head_size, info.head_size)
-    block |= {"ffn.time_mix_k": (1, 1, hidden), "ffn.time_mix_r": (1, 1, hidden)}
-    block |= {"ffn.key.weight": (inner, hidden), "ffn.value.weight": (hidden, inner)}
-    block["ffn.receptance.weight"] = (hidden, hidden)
-    return block
+    return block | time_state(info) | channel_mix(info, "time_mix")
 
 
 def summary_4_and_5(info: CheckpointInfo) -> dict[str, str]:
@@ -167,7 +195,7 @@ def summary_4_and_5(info: CheckpointInfo) -> dict[str, str]:
     return {
         "decay": f"time_decay {list(details['decay_shape'])}",
         "bonus": f"{details['bonus_name']} {list(details['bonus_shape'])}",
-        "initial state": "trained (time_state)" if details["has_time_state"] else "zeros",
+        "initial state": initial_state(info),
     }
 
 
@@ -280,9 +308,7 @@ def rwkv5(
 
     def all_oddities(info: CheckpointInfo) -> Iterator[str]:
         yield from oddities(info)
-        if info.details["has_time_state"]:
-            state = "It has a trained initial state (time_state, from state tuning)"
-            yield f"{state}; the converted model starts there too."
+        yield from odd_state(info)
 
     def usual_details(heads: int, head_size: int) -> Details:
         shape = (heads, head_size) if a_number_per_channel else (heads,)
@@ -319,9 +345,9 @@ def rwkv5(
 
 def block_6(info: CheckpointInfo, layer: int) -> dict[str, Shape]:
     """Return names and shapes of one block's tensors."""
-    hidden, width, inner, details = info.hidden_size, info.attention_size, info.ffn_size, info.details
+    hidden, width, details = info.hidden_size, info.attention_size, info.details
     mix_rank, decay_rank, letters = details["mix_rank"], details["decay_rank"], "wkvrg"
-    block: dict[str, Shape] = {f"{norm}.{part}": (hidden,) for norm in ("ln1", "ln2") for part in ("weight", "bias")}
+    block = norms(hidden)
     block |= {f"att.time_maa_{letter}": (1, 1, hidden) for letter in "x" + letters}
     block |= {"att.time_maa_w1": (hidden, len(letters) * mix_rank), "att.time_maa_w2": (len(letters), mix_rank, hidden)}
     block["att.time_decay"] = (1, 1, width)
@@ -329,12 +355,7 @@ def block_6(info: CheckpointInfo, layer: int) -> dict[str, Shape]:
     block["att.time_faaaa"] = (info.heads, info.head_size)
     block |= {f"att.{name}.weight": (width, hidden) for name in info.row.inputs.values()}
     block |= {"att.output.weight": (hidden, width), "att.ln_x.weight": (width,), "att.ln_x.bias": (width,)}
-    if details["has_time_state"]:
-        block["att.time_state"] = (info.heads, info.head_size, info.head_size)
-    block |= {"ffn.time_maa_k": (1, 1, hidden), "ffn.time_maa_r": (1, 1, hidden)}
-    block |= {"ffn.key.weight": (inner, hidden), "ffn.value.weight": (hidden, inner)}
-    block["ffn.receptance.weight"] = (hidden, hidden)
-    return block
+    return block | time_state(info) | channel_mix(info, "time_maa")
 
 
 def read_details_6(shapes: Shapes, heads: int, head_size: int) -> Details:
@@ -345,12 +366,6 @@ def read_details_6(shapes: Shapes, heads: int, head_size: int) -> Details:
         "decay_rank": decay[0] if decay else 1,
         "has_time_state": first_block(shapes, "time_state") is not None,
     }
-
-
-def odd_6(info: CheckpointInfo) -> Iterator[str]:
-    if info.details["has_time_state"]:
-        state = "It has a trained initial state (time_state, from state tuning)"
-        yield f"{state}; the converted model starts there too."
 
 
 RWKV6 = VersionRow(
@@ -379,9 +394,9 @@ RWKV6 = VersionRow(
     summary=lambda info: {
         "mixing ratios": f"set by the text, rank {info.details['mix_rank']}",
         "decay": f"set by the text, rank {info.details['decay_rank']}",
-        "initial state": "trained (time_state)" if info.details["has_time_state"] else "zeros",
+        "initial state": initial_state(info),
     },
-    oddities=odd_6,
+    oddities=odd_state,
 )
 
 
@@ -393,7 +408,7 @@ RANKS_7 = {"w": "decay_low_rank_dim", "a": "a_low_rank_dim", "v": "v_low_rank_di
 def block_7(info: CheckpointInfo, layer: int) -> dict[str, Shape]:
     """Return names and shapes of one block's tensors; the first need not have ``v0``, ``v1`` and ``v2``."""
     hidden, inner, details = info.hidden_size, info.ffn_size, info.details
-    block: dict[str, Shape] = {f"{norm}.{part}": (hidden,) for norm in ("ln1", "ln2") for part in ("weight", "bias")}
+    block = norms(hidden)
     block |= {f"att.x_{letter}": (1, 1, hidden) for letter in "rwkvag"}
     for letter, name in RANKS_7.items():
         if letter == "v" and layer == 0 and not details["has_first_value_mix"]:
