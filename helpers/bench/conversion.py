@@ -6,7 +6,7 @@
 The checkpoints have random numbers and are written without ever being held in memory. Memory is RssAnon, what a process
 cannot give back (pages of mapped files can be dropped at any time), above that of a process that has imported torch.
 The tokenizer files are kept from one conversion to the next; what the first one on a machine takes is not measured.
-Linux only. Notebook 04 shows the results.
+Linux only. Notebook 08 shows the results.
 """
 
 import json

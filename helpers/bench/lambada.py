@@ -6,7 +6,7 @@
 Both sides get token ids and return a log-probability and a hit for each passage. Loading and encoding are not timed,
 and both sides first run a few passages to warm up. On a GPU the loop runs in each precision, on some passages, and its
 time is scaled up; on a CPU it runs in fp32 only. The model of 0.1B shape (12 layers, 768) has random weights; the
-bundled one is trained, so its perplexity says what a precision costs. Notebook 05 shows the results.
+bundled one is trained, so its perplexity says what a precision costs. Notebook 09 shows the results.
 """
 
 import json
