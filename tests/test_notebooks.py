@@ -185,7 +185,35 @@ def test_a_series_runs_from_any_directory(tmp_path, monkeypatch):
     assert (tmp_path / "build" / "summary.json").is_file()
     assert "a.b" in run.table(summary)
     names = sorted(path.name for path in (tmp_path / "build" / "notebooks").iterdir())
-    assert names == ["00_step.html", "00_step.ipynb", "01_step.html", "01_step.ipynb"]
+    assert names == ["00_step.html", "00_step.ipynb", "01_step.html", "01_step.ipynb", "mathjax.js"]
+
+
+def test_two_notebooks_run_at_a_time_and_results_are_in_order(tmp_path, monkeypatch, capsys):
+    """The first waits for the second, and the one that measures begins when both are done."""
+    monkeypatch.setattr(run, "cores", lambda: 2)
+    waiting = "import pathlib, time\nwhile not pathlib.Path('b').exists(): time.sleep(0.05)\n"
+    record = "from helpers.teaching import record\n"
+    write_series(tmp_path, f"{waiting}{record}record(a__a=1)", f"{record}record(b__b=2)\nopen('b', 'w').close()")
+    measuring = f"{record}record(c__c=len(list(__import__('pathlib').Path('out').glob('*.html'))))"
+    write_series(tmp_path / "..", measuring)
+    (tmp_path / ".." / "00_step.ipynb").rename(tmp_path / "12_step.ipynb")
+    summary = run.run_series(out_dir=tmp_path / "out", folder=tmp_path)
+    assert summary.metrics == {"a.a": 1, "b.b": 2, "c.c": 2}
+    assert list(summary.metrics) == ["a.a", "b.b", "c.c"]
+    assert list(summary.seconds) == ["00_step", "01_step", "12_step"]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[1:]] == [
+        "[1/3] 01_step.ipynb",
+        "[2/3] 00_step.ipynb",
+        "[3/3] 12_step.ipynb",
+    ]
+
+
+def test_translations_are_not_run(tmp_path):
+    write_series(tmp_path, "1")
+    (tmp_path / "00_step_zh.ipynb").write_bytes((tmp_path / "00_step.ipynb").read_bytes())
+    assert [path.name for path in run.find_notebooks(folder=tmp_path)] == ["00_step.ipynb"]
+    assert [path.name for path in run.find_translations(tmp_path)] == ["00_step_zh.ipynb"]
 
 
 def test_a_failing_cell_is_named(tmp_path):
