@@ -23,6 +23,7 @@ from papermill.exceptions import PapermillExecutionError
 from ..atomic import write_text
 from ..checkpoints.intact import cores
 from ..errors import InputError
+from ..exercises.checking import fill_solutions
 from ..paths import BUILD, NOTEBOOKS, shown
 from ..teaching.notebook import METRICS_MIME, Metric
 from .pages import copy_mathjax, merge_streams, write_page
@@ -217,6 +218,7 @@ def committed_form(executed: NotebookNode) -> NotebookNode:
     alone, which GitHub shows for certain.
     """
     notebook = nbformat.from_dict(executed)
+    fill_solutions(notebook)
     notebook.metadata = {name: notebook.metadata[name] for name in ("kernelspec",) if name in notebook.metadata}
     notebook.metadata["language_info"] = {"name": "python"}
     for cell in notebook.cells:
