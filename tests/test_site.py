@@ -8,7 +8,7 @@ import pytest
 
 from helpers.errors import InputError
 from helpers.paths import NOTEBOOKS
-from helpers.series import pages, site
+from helpers.series import lab, pages, site
 from helpers.series.run import find_notebooks
 from tests import browser
 
@@ -48,6 +48,16 @@ def test_a_notebook_is_prepared():
     [cell] = site.prepared(nbformat.v4.new_notebook(cells=cells), "notebooks/01_x.ipynb", PAGES, "").cells
     assert cell.metadata.tags == ["solution", "hide-input", "hide-output"]
     assert list(cell.outputs[0].data) == ["text/plain"]
+
+
+def test_jupyterlab_opens_the_project_at_the_first_notebook(monkeypatch):
+    monkeypatch.setattr(lab.os, "geteuid", lambda: 0, raising=False)
+    line = lab.command(["--no-browser"])
+    assert f"--ServerApp.root_dir={NOTEBOOKS.parent}" in line
+    assert "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb" in line
+    assert line[-2:] == ["--allow-root", "--no-browser"]
+    monkeypatch.setattr(lab.os, "geteuid", lambda: 1000, raising=False)
+    assert "--allow-root" not in lab.command([])
 
 
 def test_the_glossary_is_found():

@@ -1,4 +1,4 @@
-"""Open the series in JupyterLab: the project is its root, so that links lead everywhere, and notebook 00 its first page.
+"""Open the series in JupyterLab: the project is its root, so that links lead everywhere; notebook 00 is opened.
 
 python -m helpers.series.lab      # what `make lab` does; further arguments go to JupyterLab, such as --no-browser
 """
