@@ -25,6 +25,7 @@ PAGES = {"a/index.md": "a/index.md", "notebooks/01_x.ipynb": "notebooks/01_x.ipy
         ("[a](../README.md) and ![b](01_x.ipynb)", "[a](../index.md) and ![b](01_x.ipynb)"),
         ("[a](#Glossary) [b](https://example.org) [c](../no_such.md)", "[a](#glossary) [b](https://example.org) c"),
         ("[`a[1]`](../LICENSE)", "[`a[1]`](https://x/blob/HEAD/LICENSE)"),
+        ("[![A](https://y/z.svg)](https://w)", "[A](https://w)"),
         ("[a](../helpers)", "[a](https://x/tree/HEAD/helpers)"),
         ("```python\n[a](../no_such.md)\n```", "```python\n[a](../no_such.md)\n```"),
     ],

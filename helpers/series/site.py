@@ -31,6 +31,7 @@ RENAMED = {"README.md": "index.md", "README_zh.md": "index_zh.md"}
 ABOUT = ("WORKS_WITH.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "data/rwkv5-world-mini.md",
          "data/rwkv4-world-mini.md", "data/lambada_style_sample.md")  # fmt: skip
 LINK = re.compile(r"(!?)\[([^\[\]]*(?:\[[^\]]*\][^\[\]]*)*)\]\(([^()\s]+)\)")
+BADGE = re.compile(r"\[!\[([^\]]*)\]\(https?:[^)]*\)\]\(([^)]*)\)")  # its image would come from elsewhere
 FOLDED = {"source_hidden": "hide-input", "outputs_hidden": "hide-output"}  # JupyterLab's words, and myst-nb's
 
 CONFIG: dict[str, Any] = {
@@ -74,7 +75,9 @@ def build_site(out: Path = BUILD / "site", source: Path = BUILD / "site-source",
     options = {"show_navbar_depth": 1, "home_page_in_toc": True, "use_download_button": False,
                "navbar_persistent": []}  # fmt: skip
     if repository:
-        options |= {"repository_url": repository, "use_repository_button": True, "path_to_docs": "."}
+        launch = {"colab_url": "https://colab.research.google.com", "binderhub_url": "https://mybinder.org"}
+        options |= {"repository_url": repository, "use_repository_button": True, "repository_branch": "main",
+                    "launch_buttons": launch, "path_to_docs": ""}  # fmt: skip
     warnings = io.StringIO()
     app = Sphinx(
         source, None, out, source / "_doctrees", "html", status=None, warning=warnings,
@@ -189,6 +192,7 @@ def relinked(text: str, name: str, pages: Mapping[str, str], repository: str) ->
         kind = "tree" if (ROOT / path).is_dir() else "blob"
         return f"[{label}]({repository}/{kind}/HEAD/{path})"
 
+    text = BADGE.sub(r"[\1](\2)", text)
     pieces = re.split(r"(^```.*?^```$)", text, flags=re.DOTALL | re.MULTILINE)  # code stays as it is
     return "".join(piece if number % 2 else LINK.sub(relink, piece) for number, piece in enumerate(pieces))
 
