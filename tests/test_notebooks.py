@@ -12,7 +12,7 @@ import pytest
 
 from helpers import __main__ as cli
 from helpers.errors import InputError
-from helpers.series import check, run
+from helpers.series import check, colab, run
 
 NOTEBOOKS = run.find_notebooks()
 # what notebooks record: exact values, and limits
@@ -84,6 +84,7 @@ def good_notebook() -> nbformat.NotebookNode:
     printing = nbformat.v4.new_code_cell("print(x)", execution_count=2, outputs=[output], id="print")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text, id="title"), code, printing])
     notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
+    colab.put_cell(notebook, colab.cell_source(colab.repository()))
     return notebook
 
 
@@ -94,17 +95,19 @@ def with_figure(alt):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda nb: nb.cells[1].metadata.clear(), "tagged parameters"),
+        (lambda nb: nb.cells[2].metadata.clear(), "tagged parameters"),
         (lambda nb: nb.metadata.clear(), "not python3"),
         (lambda nb: nb.metadata.update(widgets={}), "widget state"),
-        (lambda nb: nb.cells[2].update(execution_count=5), "top to bottom"),
+        (lambda nb: nb.cells[3].update(execution_count=5), "top to bottom"),
+        (lambda nb: nb.cells[1].update(source="1"), "not the one for Colab"),
+        (lambda nb: nb.cells.pop(1), "not the one for Colab"),
         (lambda nb: nb.cells[0].update(source="Title"), "begin with a title"),
         (lambda nb: nb.cells[0].update(source="# Title"), "no 'Pitfall'"),
-        (lambda nb: nb.cells[2].update(source="open('/home/me/x')"), "machine's path"),
-        (lambda nb: nb.cells[2].outputs[0].update(text="/root/x"), "machine's path"),
-        (lambda nb: nb.cells[2].update(source="x\n" * 31), "more than 30 lines"),
-        (lambda nb: nb.cells[2].outputs.append(nbformat.v4.new_output("error", ename="E")), "ends in E"),
-        (lambda nb: nb.cells[2].outputs.append(with_figure("")), "without alt text"),
+        (lambda nb: nb.cells[3].update(source="open('/home/me/x')"), "machine's path"),
+        (lambda nb: nb.cells[3].outputs[0].update(text="/root/x"), "machine's path"),
+        (lambda nb: nb.cells[3].update(source="x\n" * 31), "more than 30 lines"),
+        (lambda nb: nb.cells[3].outputs.append(nbformat.v4.new_output("error", ename="E")), "ends in E"),
+        (lambda nb: nb.cells[3].outputs.append(with_figure("")), "without alt text"),
     ],
 )
 def test_defects_of_form_are_found(change, problem, tmp_path):
@@ -129,23 +132,27 @@ def test_defects_of_form_are_found(change, problem, tmp_path):
 )
 def test_outputs_are_compared(text, same):
     committed, other = good_notebook(), good_notebook()
-    other.cells[2].outputs[0].text = text
+    other.cells[3].outputs[0].text = text
     assert (check.compare_outputs(committed, other) == []) == same
-    committed.cells[2].metadata.tags = ["volatile"]
+    committed.cells[3].metadata.tags = ["volatile"]
     assert check.compare_outputs(committed, other) == []
 
 
 def test_what_is_committed_of_a_cell():
     """Tags stay, and what is hidden stays hidden; times, progress bars and texts in pieces do not."""
     executed = good_notebook()
-    cell = executed.cells[2]
+    cell = executed.cells[3]
     cell.metadata = {"tags": ["volatile"], "jupyter": {"source_hidden": True}, "papermill": {"duration": 1.0}}
     bar = nbformat.v4.new_output("stream", name="stderr", text="100 %")
     cell.outputs = [nbformat.v4.new_output("stream", text="a"), bar, nbformat.v4.new_output("stream", text="b\n")]
+    drawn = nbformat.v4.new_output(
+        "display_data", {"text/plain": "numbers:   0%|          | 0.00/696k [00:00<?, ?B/s]"}
+    )
+    cell.outputs.insert(2, drawn)
     committed = run.committed_form(executed)
-    assert committed.cells[2].metadata == {"tags": ["volatile"], "jupyter": {"source_hidden": True}}
-    assert [output.text for output in committed.cells[2].outputs] == ["ab\n"]
-    assert committed.cells[1].metadata == {"tags": ["parameters"]}
+    assert committed.cells[3].metadata == {"tags": ["volatile"], "jupyter": {"source_hidden": True}}
+    assert [output.text for output in committed.cells[3].outputs] == ["ab\n"]
+    assert committed.cells[2].metadata == {"tags": ["parameters"]}
 
 
 def test_the_kernel_is_this_interpreter(tmp_path, monkeypatch):

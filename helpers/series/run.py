@@ -4,6 +4,7 @@ import asyncio
 import json
 import multiprocessing
 import os
+import re
 import sys
 import tempfile
 import time
@@ -29,6 +30,7 @@ from ..teaching.notebook import METRICS_MIME, Metric
 from .pages import copy_mathjax, merge_streams, write_page
 
 AT_A_TIME = 2  # notebooks; a third one would need more memory than some laptops have
+PROGRESS = re.compile(r"[^\n]*\d%\|[^\n]*\|[^\n]*\Z")  # how a bar of tqdm.notebook reads where it cannot be drawn
 ALONE = ("12_",)  # it measures how fast this machine is, so nothing else should run meanwhile
 
 
@@ -224,13 +226,18 @@ def committed_form(executed: NotebookNode) -> NotebookNode:
     for cell in notebook.cells:
         cell.metadata = {key: cell.metadata[key] for key in ("jupyter", "tags") if cell.metadata.get(key)}
         if cell.cell_type == "code":
-            cell.outputs = merge_streams(
-                output for output in cell.outputs if output.output_type != "stream" or output.name == "stdout"
-            )
+            cell.outputs = merge_streams(output for output in cell.outputs if not is_passing(output))
             for output in cell.outputs:
                 if "image/png" in output.get("data", {}):
                     output.data.pop("text/html", None)
     return notebook
+
+
+def is_passing(output: NotebookNode) -> bool:
+    """Return whether an output was of use only while the cell ran: what went to stderr, and progress bars."""
+    if output.output_type == "stream":
+        return output.name != "stdout"
+    return PROGRESS.match("".join(output.get("data", {}).get("text/plain", ""))) is not None
 
 
 def table(summary: Summary) -> str:
