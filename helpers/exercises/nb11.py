@@ -172,7 +172,7 @@ EXERCISES = (
             "Both runs have an error, and you took one.": _one_error,
             "You divided by the square of the standard error; take its root.": _no_root,
         },
-        "Without renaming: 7.6 standard errors, no chance. Without the bias: 0.9, which one run cannot tell from chance. "
+        "Without renaming: 7.6 standard errors, no chance. Without the bias: 0.9, which can be chance. "
         "RWKV-5.2 against 5.0 in the long runs: 4.2, but in one run each.",
     ),
     Exercise(
@@ -191,8 +191,8 @@ EXERCISES = (
             ),
             "A word is repeated from its second occurrence on; the first cannot be copied.": _looks_ahead,
         },
-        "The real one, `WindowMaker` in `helpers/training/windows.py`, does this for whole arrays of ids; names of "
-        "several tokens are put in there, too.",
+        "The real one, `WindowMaker` in `helpers/training/windows.py`, does this for whole arrays of ids; "
+        "there, a put-in name can have several tokens.",
     ),
     Exercise(
         sampled_loss,
