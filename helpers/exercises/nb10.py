@@ -1,5 +1,6 @@
 """The exercises of notebook 10: stop a stream, compare memories, keep a state on disk, score endings."""
 
+import functools
 import os
 import tempfile
 from pathlib import Path
@@ -98,10 +99,16 @@ def _numbers_counted(state, path):
     return sum(part.numel() for part in state), cache_on_disk(state, path)[1]
 
 
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory:
+    """Return a folder that is removed when the program ends."""
+    return tempfile.TemporaryDirectory(prefix="exercise-")
+
+
 def _states() -> list[tuple]:
     """Return states of two models in files that do not exist yet; the last one is a view, as a row of a batch is."""
     generator = torch.Generator().manual_seed(0)
-    folder = Path(tempfile.mkdtemp(prefix="exercise-"))
+    folder = Path(tempfile.mkdtemp(dir=_folder().name))
     cases = []
     for number, (rows, layers) in enumerate(((1, 2), (3, 3))):
         shapes = ((rows, layers, 8), (rows, layers, 2, 4, 4), (rows, layers, 8))
