@@ -83,6 +83,8 @@ def test_every_notebook_and_both_readmes_are_pages(built):
     names = {path.relative_to(built).as_posix() for path in built.rglob("*.html")}
     assert {f"notebooks/{path.stem}.html" for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")} <= names
     assert {"index.html", "index_zh.html", "notebooks/glossary.html", "search.html"} <= names
+    assert '<html lang="zh-CN"' in (built / "index_zh.html").read_text(encoding="utf-8")
+    assert '<html lang="en"' in (built / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_dead_link_is_a_defect(built, tmp_path, monkeypatch):

@@ -84,6 +84,7 @@ def build_site(out: Path = BUILD / "site", source: Path = BUILD / "site-source",
         confoverrides=CONFIG | {"version": own_version(), "html_theme_options": options},
     )  # fmt: skip
     app.connect("doctree-read", lambda _app, doctree: describe_images(doctree, descriptions))
+    app.connect("html-page-context", lambda _app, page, _template, context, _doctree: say_language(page, context))
     app.build()
     if text := re.sub(r"\x1b\[[0-9;]*m", "", warnings.getvalue()).replace(f"{source}/", "").strip():
         raise InputError(f"The site has defects: {'; '.join(text.splitlines())}.")
@@ -168,6 +169,12 @@ def describe_images(doctree: Any, descriptions: Mapping[str, str]) -> None:
     for image in doctree.findall():
         if image.tagname == "image" and (alt := descriptions.get(PurePosixPath(image["uri"]).stem)):
             image["alt"] = alt
+
+
+def say_language(page: str, context: dict[str, Any]) -> None:
+    """Mark pages in Chinese as such, for fonts and screen readers."""
+    if page.endswith("_zh"):
+        context["language"] = "zh-CN"
 
 
 def relinked(text: str, name: str, pages: Mapping[str, str], repository: str) -> str:
