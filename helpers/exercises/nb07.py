@@ -124,8 +124,8 @@ EXERCISES = (
             ),
         },
         why=(
-            "However large x is, the half-life stays above ln 2 / e^-0.5 = 1.14 tokens. What must go at once, the eraser "
-            "takes."
+            "However large x is, the half-life stays above ln 2 / e^-0.5 = 1.14 tokens. What must go at once, the "
+            "eraser takes."
         ),
     ),
     Exercise(
