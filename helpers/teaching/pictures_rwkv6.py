@@ -51,7 +51,7 @@ def decays_figure(tokens: Sequence[str], decays: Mapping[str, Sequence[float]]) 
     for (name, values), (color, line, marker) in zip(decays.items(), styles, strict=False):
         axes.plot(range(len(tokens)), values, line, color=color, marker=marker, label=name)
     axes.set_xticks(range(len(tokens)), tokens)
-    axes.set(xlabel="token", ylabel="what is held of “red”", title="Two memories read the same text", ylim=(-0.1, 2.2))
+    axes.set(xlabel="token", ylabel="what is held of “red”", title="Two memories read the same text", ylim=(-0.1, 3.3))
     axes.legend()
     return figure
 
