@@ -36,8 +36,26 @@ REQUIRED = {
         "speed.operations_miscounted": 0,
     },
 }
-AT_LEAST = {"02": {"tokenizer.cases": 100_000}, "03": {"parity.tokens": 200}, "08": {"parity.tokens": 200}}
+AT_LEAST = {
+    "07": {"rwkv7.error_adding": 2.0},
+    "02": {"tokenizer.cases": 100_000},
+    "03": {"parity.tokens": 200},
+    "08": {"parity.tokens": 200},
+}
 AT_MOST = {
+    "06": {
+        "rwkv6.prefill_difference": 1e-4,
+        "rwkv6.decode_difference": 1e-4,
+        "rwkv6.converted_difference": 1e-4,
+        "rwkv6.chunks_difference": 1e-10,
+    },
+    "07": {
+        "rwkv7.prefill_difference": 1e-4,
+        "rwkv7.decode_difference": 1e-4,
+        "rwkv7.converted_difference": 1e-4,
+        "rwkv7.chunks_difference": 1e-10,
+        "rwkv7.error_erasing": 0.5,
+    },
     "03": {"parity.max_abs_logit_diff": 1e-4, "parity.versions_max_abs_logit_diff": 1e-4},
     "08": {"parity.max_abs_logit_diff": 1e-4, "conversion.versions_max_abs_logit_diff": 1e-4},
     "09": {"lambada.max_abs_logprob_diff": 1e-4},
