@@ -3,23 +3,36 @@ from .drawing import arrow, box, canvas, cells, label
 from .environment import check_environment
 from .notebook import record, show_source
 from .overview import parts_figure
+from .pictures_tokenizer import (
+    byte_alphabet_figure,
+    character_bytes_figure,
+    pipeline_figure,
+    searches_figure,
+    trie_figure,
+)
 from .playground import Playground
 from .plotting import new_figure, show
-from .token_view import TokenizerExplorer, show_tokens, tokens_html, trie_figure
+from .token_view import TokenizerExplorer, show_tokens, tokens_html
+from .trie_walk import TrieWalk
 
 __all__ = [
     "ChatWidget",
     "Playground",
     "TokenizerExplorer",
+    "TrieWalk",
     "arrow",
     "box",
+    "byte_alphabet_figure",
     "canvas",
     "cells",
+    "character_bytes_figure",
     "check_environment",
     "label",
     "new_figure",
     "parts_figure",
+    "pipeline_figure",
     "record",
+    "searches_figure",
     "show",
     "show_source",
     "show_tokens",
