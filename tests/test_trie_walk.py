@@ -84,7 +84,7 @@ def test_the_widget_steps_and_follows_the_text():
     widget = TrieWalk({"nine": [word.encode() for word in WORDS], "World": read_vocab().values()}, text="abcdeab")
     assert (widget.step.max, widget.step.value) == (13, 1)
     assert "leads on to a" in widget.view.value
-    assert widget.tree.value.startswith(b"\x89PNG")
+    assert bytes(widget.tree.value).startswith(b"\x89PNG")
     for _ in range(5):
         widget.forward.click()
     assert "Fall back 2" in widget.view.value

@@ -2,7 +2,7 @@
 
 :mod:`.plotting` is the one style of all figures, :mod:`.notebook` records key numbers, :mod:`.environment` checks
 versions; :mod:`.overview`, :mod:`.pictures_tokenizer`, :mod:`.token_view` and :mod:`.model_view` draw;
-:mod:`.trie_walk`, :mod:`.playground` and :mod:`.chat_widget` are widgets, the last two with the thread of :mod:`.worker`.
+:mod:`.trie_walk`, :mod:`.playground` and :mod:`.chat_widget` are widgets, with the thread of :mod:`.worker`.
 """
 
 import lazy_loader
