@@ -72,7 +72,9 @@ def trie_figure(words: Iterable[str], path: str = "", kept: int | None = None) -
     places = _places(sorted(words))
     depth, rows = max(x for x, _ in places.values()), max(y for _, y in places.values())
     across, down = min(7.0 / max(depth, 1), 1.15), 0.55
-    height = down * rows + (1.35 if path else 1.0)
+    back = 0 if kept is None else len(path) - kept
+    bow = 0.3 + 0.175 * across * back - down * (rows - places[path][1]) if back else 0.0  # room that the arrow needs
+    height = down * rows + 1.0 + max(bow, 0.0)
     figure, axes = canvas(
         height, f"Reading {path}: the path through the trie" if path else "A trie: filled where a token ends"
     )
@@ -90,8 +92,8 @@ def trie_figure(words: Iterable[str], path: str = "", kept: int | None = None) -
         axes.add_patch(
             Circle((x, y), 0.19 if prefix else 0.26, facecolor=inside, edgecolor=edge, linewidth=1.6, zorder=2)
         )
-        label(axes, x, y, prefix[-1:] or "start", size=10 if prefix else 8)
-    if kept is not None and kept < len(path):
+        label(axes, x, y, prefix[-1:].replace(" ", "␣") or "start", size=10 if prefix else 8)
+    if back:
         _fall_back(axes, at[path], at[path[:kept]], f"{len(path) + 1}: no way on, back to {path[:kept]}")
     return figure
 
@@ -107,7 +109,7 @@ def _fall_back(axes: Axes, start: tuple[float, float], end: tuple[float, float],
         "connectionstyle": "arc3,rad=-0.35",
     }
     axes.annotate("", xy=(left, level - 0.2), xytext=(x, y - 0.2), arrowprops=style, zorder=3)
-    label(axes, (x + left) / 2, min(y, level) - 0.35 - 0.175 * (x - left), text, RED, size=8.5)
+    label(axes, (x + left) / 2, min(y, level) - 0.38 - 0.175 * (x - left), text, RED, size=8.5)
 
 
 def _places(words: Sequence[str]) -> dict[str, tuple[float, float]]:
