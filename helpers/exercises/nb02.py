@@ -1,7 +1,5 @@
 """The exercises of notebook 02: spaces and Chinese, streaming, padding, the fewest tokens."""
 
-import codecs
-
 from ..tokenizer.vocab import read_vocab
 from .checking import Exercise
 
@@ -43,6 +41,8 @@ def stream(tokens):
     Each token gives what it completes, and nothing if it completes nothing. If the last character is never complete,
     the end gives one U+FFFD for it.
     """
+    import codecs
+
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     texts = [decoder.decode(token) for token in tokens] + [decoder.decode(b"", final=True)]
     return [text for text in texts if text]
@@ -67,8 +67,8 @@ def all_at_the_end(tokens):
 
 
 def without_the_tail(tokens):
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    return [text for token in tokens if (text := decoder.decode(token))]
+    texts = stream(tokens)
+    return texts[:-1] if texts[-1:] == ["\ufffd"] else texts
 
 
 # 02.3
