@@ -84,8 +84,9 @@ def declared_requirements() -> list[Requirement]:
 
 
 def test_pins_and_dependencies_belong_together():
-    """requirements.txt pins just what pyproject.toml names, each within its range."""
-    pins, declared = read_pins(), {requirement.name: requirement for requirement in declared_requirements()}
+    """The files of requirements pin just what pyproject.toml names, each within its range."""
+    pins = read_pins() | read_pins(ROOT / "requirements-site.txt")
+    declared = {requirement.name: requirement for requirement in declared_requirements()}
     assert pins.keys() == declared.keys()
     outside = [f"{name} {pin}" for name, pin in pins.items() if not declared[name].specifier.contains(pin)]
     assert outside == []

@@ -1,10 +1,12 @@
 """One look for every figure, and no figure without a description."""
 
+import base64
+import html
 import io
 from typing import Any
 
 import matplotlib.pyplot as plt
-from IPython.display import Image, display
+from IPython.display import display
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, which color-blind readers can tell apart.
@@ -44,6 +46,9 @@ def new_figure(rows: int = 1, columns: int = 1, height: float = 3.6, width: floa
 def show(figure: Figure, alt: str) -> None:
     """Display ``figure`` as a PNG with ``alt``, the sentence that a reader who cannot see it gets instead.
 
+    GitHub and the site read the description from the output's metadata. JupyterLab does not, so there is the same image
+    as HTML too, which JupyterLab prefers; it is not committed.
+
     Raises:
         ValueError: the description is too short to describe anything, or an axis that is drawn has data but no labels.
     """
@@ -56,4 +61,7 @@ def show(figure: Figure, alt: str) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     plt.close(figure)
-    display(Image(buffer.getvalue(), format="png", alt=alt))
+    png = base64.b64encode(buffer.getvalue()).decode()
+    image = f'<img src="data:image/png;base64,{png}" alt="{html.escape(alt)}">'
+    data = {"image/png": png, "text/html": image, "text/plain": alt}
+    display(data, metadata={"image/png": {"alt": alt}}, raw=True)
