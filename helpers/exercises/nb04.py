@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -118,7 +118,7 @@ def spans() -> list[tuple]:
 # 4, hard: where does a head that copies get its keys?
 
 
-def copying_without_shift(load: Callable[[], nn.Module], ids: torch.Tensor, layer: int, head: int) -> list[float]:
+def copying_without_shift(load: Callable[[], Any], ids: torch.Tensor, layer: int, head: int) -> list[float]:
     from helpers.teaching import model_view
 
     rates = []
@@ -131,16 +131,10 @@ def copying_without_shift(load: Callable[[], nn.Module], ids: torch.Tensor, laye
 
 
 def rates_with(
-    load: Callable[[], nn.Module],
-    ids: torch.Tensor,
-    layer: int,
-    head: int,
-    name: str = "time_mix_key",
-    value: float = 1.0,
-    keep: bool = False,
-    best: bool = False,
+    case: tuple, name: str = "time_mix_key", value: float = 1.0, keep: bool = False, best: bool = False
 ) -> list[float]:
-    """Measure as the solution does, or with one of its typical mistakes."""
+    """Measure as the solution does, with one of its typical mistakes."""
+    load, ids, layer, head = case
     rates, model = [], load()
     for block in range(layer + 1):
         model = model if keep else load()
@@ -151,19 +145,19 @@ def rates_with(
     return rates
 
 
-def copying_model(layers: int, heads: tuple[tuple[int, int], ...], strength: float) -> Rwkv5ForCausalLM:
+def copying_model(layers: int, heads: tuple[tuple[int, int], ...]) -> Rwkv5ForCausalLM:
     """Return a small model in which some heads (block, head) copy: their key is the token before, never forgotten.
 
-    With more ``strength``, block 0 disturbs the heads above it.
+    Block 0 adds noise, which disturbs them a little.
     """
     torch.manual_seed(0)
-    sizes = {"vocab_size": 30, "hidden_size": 32, "head_size": 16, "num_hidden_layers": layers}
-    model = Rwkv5ForCausalLM(Rwkv5Config(version="5.0", **sizes)).eval()
+    config = Rwkv5Config(version="5.0", vocab_size=30, hidden_size=32, head_size=16, num_hidden_layers=layers)
+    model = Rwkv5ForCausalLM(config).eval()
     projection = nn.init.orthogonal_(torch.empty(16, 32))
     with torch.no_grad():
         nn.init.orthogonal_(model.rwkv.embeddings.weight)
         for number, block in enumerate(model.rwkv.blocks):
-            nn.init.normal_(block.attention.output.weight, std=strength if number == 0 else 0.0)
+            nn.init.normal_(block.attention.output.weight, std=1.0 if number == 0 else 0.0)
             nn.init.zeros_(block.feed_forward.value.weight)
         for number, head in heads:
             attention = model.rwkv.blocks[number].attention
@@ -175,13 +169,17 @@ def copying_model(layers: int, heads: tuple[tuple[int, int], ...], strength: flo
     return model
 
 
+def two_blocks() -> Rwkv5ForCausalLM:
+    return copying_model(2, ((1, 1),))
+
+
+def three_blocks() -> Rwkv5ForCausalLM:
+    return copying_model(3, ((1, 0), (2, 1)))
+
+
 def copying_models() -> list[tuple]:
     ids = torch.arange(1, 29)
-    return [
-        (partial(copying_model, 2, ((1, 1),), 1.0), ids, 1, 1),
-        (partial(copying_model, 3, ((1, 0), (2, 1)), 1.0), ids, 2, 1),
-        (partial(copying_model, 3, ((1, 0), (2, 1)), 1.0), ids, 1, 0),
-    ]
+    return [(two_blocks, ids, 1, 1), (three_blocks, ids, 2, 1), (three_blocks, ids, 1, 0)]
 
 
 EXERCISES = (
@@ -230,16 +228,18 @@ EXERCISES = (
         solution=copying_without_shift,
         cases=copying_models,
         mistakes={
-            "A ratio of 0 takes everything from the token before. Without token shift the ratio is 1.": partial(
-                rates_with, value=0.0
+            "A ratio of 0 takes everything from the token before. Without token shift the ratio is 1.": lambda *case: (
+                rates_with(case, value=0.0)
             ),
-            "You change the receptance; it is the key that must say which token stood before.": partial(
-                rates_with, name="time_mix_receptance"
+            "You change the receptance; it is the key that must say which token stood before.": lambda *case: (
+                rates_with(case, name="time_mix_receptance")
             ),
-            "The blocks that you changed earlier stay changed. Load a fresh copy for each block.": partial(
-                rates_with, keep=True
+            "The blocks that you changed earlier stay changed. Load a fresh copy for each block.": lambda *case: (
+                rates_with(case, keep=True)
             ),
-            "You return the best of all heads. Look at `[layer, head]` alone.": partial(rates_with, best=True),
+            "You return the best of all heads. Look at `[layer, head]` alone.": lambda *case: rates_with(
+                case, best=True
+            ),
         },
         why="On the trained model the head finds nothing once its own block has no token shift, and that of any block "
         "below may go. So this head does in one block what takes a transformer two. It is a matter of channels: in "
