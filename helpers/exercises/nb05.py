@@ -1,63 +1,11 @@
-"""The exercises of notebook 05: 5.0 in the form of 5.2, parameters, sums that cannot overflow, halves of halves."""
+"""The exercises of notebook 05: sums that cannot overflow, parameters, 5.0 in the form of 5.2, halves of halves."""
 
 import torch
 from torch import Tensor
 
 from .checking import Exercise
 
-# 1, easy: decay and bonus of 5.0 in the form of 5.2
-
-
-def to_channels(time_decay: Tensor, time_first: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
-    decay = time_decay.view(-1, 1).expand(-1, head_size)
-    bonus = time_first.exp().view(-1, 1).expand(-1, head_size)
-    return decay, bonus
-
-
-def bonus_not_exponentiated(time_decay: Tensor, time_first: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
-    return to_channels(time_decay, time_first, head_size)[0], time_first.view(-1, 1).expand(-1, head_size)
-
-
-def decay_computed(time_decay: Tensor, time_first: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
-    decay, bonus = to_channels(time_decay, time_first, head_size)
-    return torch.exp(-torch.exp(decay)), bonus
-
-
-def heads_mixed(time_decay: Tensor, time_first: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
-    decay, bonus = (x.flatten().repeat(head_size).view(-1, head_size) for x in (time_decay, time_first.exp()))
-    return decay, bonus
-
-
-def heads_of_5_0() -> list[tuple]:
-    generator = torch.Generator().manual_seed(0)
-    decay, bonus = torch.randn(2, 5, generator=generator)
-    return [(decay - 3, bonus, 4), (decay[:2, None], bonus[:2, None], 3), (decay[:3], bonus[:3], 8)]
-
-
-# 2, easy: the parameters of a block
-
-
-def block_parameters(version: str, D: int, H: int) -> int:
-    gated = version in ("5.1", "5.2")
-    width = int(3.5 * D) // 32 * 32 if gated else 4 * D
-    matrices, ratios = (5, 4) if gated else (4, 3)  # r, k, v, output, and the gate
-    per_head = D if version == "5.2" else H
-    time_mix = matrices * D * D + ratios * D + 2 * per_head + 2 * D
-    channel_mix = 2 * width * D + D * D + 2 * D
-    return time_mix + channel_mix + 4 * D
-
-
-def count_with(version: str, D: int, H: int, wide: bool = False, numbers: bool = False, ratio: bool = False) -> int:
-    """Count as the solution does, but with one of its typical mistakes."""
-    gated, counted = version in ("5.1", "5.2"), block_parameters(version, D, H)
-    if wide and gated:
-        counted += 2 * (4 * D - int(3.5 * D) // 32 * 32) * D
-    if numbers and version == "5.2":
-        counted += 2 * (H - D)
-    return counted - (D if ratio and gated else 0)
-
-
-# 3, medium: RWKV-4's sums, whatever the keys
+# 1, medium: RWKV-4's sums, whatever the keys
 
 
 def wkv4_safe(k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
@@ -103,6 +51,58 @@ def keys_of_all_sizes() -> list[tuple]:
     w, u = -torch.rand(4, generator=generator), torch.randn(4, generator=generator)
     rising = torch.linspace(-200, 200, 12)[:, None] + k
     return [(k, v, w, u), (k + 100, v, w, u), (rising, v, w, u), (k - 300, v, w, u)]
+
+
+# 2, easy: the parameters of a block
+
+
+def block_parameters(version: str, D: int, H: int) -> int:
+    gated = version in ("5.1", "5.2")
+    width = int(3.5 * D) // 32 * 32 if gated else 4 * D
+    matrices, ratios = (5, 4) if gated else (4, 3)  # r, k, v, output, and the gate
+    per_head = D if version == "5.2" else H
+    time_mix = matrices * D * D + ratios * D + 2 * per_head + 2 * D
+    channel_mix = 2 * width * D + D * D + 2 * D
+    return time_mix + channel_mix + 4 * D
+
+
+def count_with(version: str, D: int, H: int, wide: bool = False, numbers: bool = False, ratio: bool = False) -> int:
+    """Count as the solution does, but with one of its typical mistakes."""
+    gated, counted = version in ("5.1", "5.2"), block_parameters(version, D, H)
+    if wide and gated:
+        counted += 2 * (4 * D - int(3.5 * D) // 32 * 32) * D
+    if numbers and version == "5.2":
+        counted += 2 * (H - D)
+    return counted - (D if ratio and gated else 0)
+
+
+# 3, easy: decay and bonus of 5.0 in the form of 5.2
+
+
+def to_channels(time_decay: Tensor, time_first: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
+    decay = time_decay.view(-1, 1).expand(-1, head_size)
+    bonus = time_first.exp().view(-1, 1).expand(-1, head_size)
+    return decay, bonus
+
+
+def bonus_not_exponentiated(time_decay: Tensor, time_first: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
+    return to_channels(time_decay, time_first, head_size)[0], time_first.view(-1, 1).expand(-1, head_size)
+
+
+def decay_computed(time_decay: Tensor, time_first: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
+    decay, bonus = to_channels(time_decay, time_first, head_size)
+    return torch.exp(-torch.exp(decay)), bonus
+
+
+def heads_mixed(time_decay: Tensor, time_first: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
+    decay, bonus = (x.flatten().repeat(head_size).view(-1, head_size) for x in (time_decay, time_first.exp()))
+    return decay, bonus
+
+
+def heads_of_5_0() -> list[tuple]:
+    generator = torch.Generator().manual_seed(0)
+    decay, bonus = torch.randn(2, 5, generator=generator)
+    return [(decay - 3, bonus, 4), (decay[:2, None], bonus[:2, None], 3), (decay[:3], bonus[:3], 8)]
 
 
 # 4, hard: the scores of 5.2 by halves
@@ -158,20 +158,20 @@ def chunks_of_5_2() -> list[tuple]:
 
 EXERCISES = (
     Exercise(
-        solution=to_channels,
-        cases=heads_of_5_0,
+        solution=wkv4_safe,
+        cases=keys_of_all_sizes,
         mistakes={
-            "`time_first` is the logarithm of the bonus, `time_faaaa` the bonus itself: exponentiate.": (
-                bonus_not_exponentiated
+            "That is the plain form, which overflows. Keep both sums divided by e^top, with top the maximum so far.": (
+                wkv4_plain
             ),
-            "5.2 stores the same d as 5.0, from which w = exp(-exp(d)) is computed later. Copy it as it is.": (
-                decay_computed
+            "One maximum for the whole text: early tokens become 0 / 0, and it looks into the future.": one_maximum,
+            "The sums do not decay. From token to token, top becomes top + w, unless the new key is larger.": (
+                decay_forgotten
             ),
-            "Numbers of different heads end up in one row. All channels of a head have the number of that head.": (
-                heads_mixed
-            ),
+            "The token itself counts with e^(u + k), not with e^k.": bonus_forgotten,
         },
-        why="So every 5.0 model can be written with a decay per channel: 5.2 contains 5.0, and can only do better.",
+        why="Numerator and denominator are divided by the same $e^{top}$, so it cancels out. This is `add_decayed` of "
+        "`modeling_rwkv4.py`; softmax is computed safely in the same way.",
     ),
     Exercise(
         solution=block_parameters,
@@ -190,23 +190,23 @@ EXERCISES = (
                 block_parameters(version, D, H) - 4 * D
             ),
         },
-        why="At D = 768 the gate costs 589,824, and the narrower channel-mix returns as many: only the ratio is left over.",
+        why="At D = 768 the gate costs 589,824, and the narrower channel-mix returns that: one ratio is left over.",
     ),
     Exercise(
-        solution=wkv4_safe,
-        cases=keys_of_all_sizes,
+        solution=to_channels,
+        cases=heads_of_5_0,
         mistakes={
-            "That is the plain form, which overflows. Keep both sums divided by e^top, with top the maximum so far.": (
-                wkv4_plain
+            "`time_first` is the logarithm of the bonus, `time_faaaa` the bonus itself: exponentiate.": (
+                bonus_not_exponentiated
             ),
-            "One maximum for the whole text: early tokens become 0 / 0, and it looks into the future.": one_maximum,
-            "The sums do not decay. From token to token, top becomes top + w, unless the new key is larger.": (
-                decay_forgotten
+            "5.2 stores the same d as 5.0, from which w = exp(-exp(d)) is computed later. Copy it as it is.": (
+                decay_computed
             ),
-            "The token itself counts with e^(u + k), not with e^k.": bonus_forgotten,
+            "Numbers of different heads end up in one row. All channels of a head have the number of that head.": (
+                heads_mixed
+            ),
         },
-        why="Numerator and denominator are divided by the same $e^{top}$, so it cancels out. This is `add_decayed` of "
-        "`modeling_rwkv4.py`; softmax is computed safely in the same way.",
+        why="So every 5.0 model can be written with a decay per channel: 5.2 contains 5.0, and can only do better.",
     ),
     Exercise(
         solution=scores_by_halves,
@@ -218,7 +218,7 @@ EXERCISES = (
             "One step too many: the first token of the second half has p = 0.": lambda r, k, log_w, u: halves_with(
                 r, k, log_w, u, behind=1
             ),
-            "Turned around: the last token of the first half has q = 0, the first one q = half - 1.": lambda r, k, log_w, u: (
+            "Turned around: the last token of the first half has q = 0, the first half - 1.": lambda r, k, log_w, u: (
                 halves_with(r, k, log_w, u, turned=True)
             ),
             "Only the pairs across the middle are there. Do the same within each half.": lambda r, k, log_w, u: (
