@@ -1,4 +1,4 @@
-"""The exercises of notebook 04: find the first difference, narrow it to a tensor, half-lives, a head that copies."""
+"""The exercises of notebook 04: find the first difference, narrow it to a tensor, heads that copy and why."""
 
 import math
 from collections.abc import Callable
@@ -104,15 +104,42 @@ def hunts() -> list[tuple]:
     return [(some, Questions(some, some[at])) for some, at in zip(lists, (200, 3, 0, 99, 143), strict=True)]
 
 
-# 3, easy: a half-life
+# 3, easy: does a head copy?
 
 
-def decay_of(half_life: float) -> float:
-    return math.log(math.log(2) / half_life)
+def copy_rate(scores: torch.Tensor) -> float:
+    n, found = len(scores) // 2, 0
+    for i in range(n, 2 * n):
+        best = 1 + int(scores[i, 1:i].argmax())  # among the tokens before, without the first
+        found += best == i - n + 1
+    return found / n
 
 
-def spans() -> list[tuple]:
-    return [(1000.0,), (1.0,), (50.0,), (8000.0,)]
+def rate_with(scores: torch.Tensor, first: int = 1, end: int = 0, ahead: int = 1) -> float:
+    """Count as the solution does, or with one of its typical mistakes: other columns, or another place looked for."""
+    n, found = len(scores) // 2, 0
+    for i in range(n, 2 * n):
+        last = i + end if end < 2 else 2 * n
+        found += first + int(scores[i, first:last].argmax()) == i - n + ahead
+    return found / n
+
+
+def rate_of_both(scores: torch.Tensor) -> float:
+    return copy_rate(scores) / 2
+
+
+def heads_that_copy() -> list[tuple]:
+    cases = []
+    for number, n in enumerate((9, 12, 15)):
+        scores = torch.randn(2 * n, 2 * n, generator=torch.Generator().manual_seed(number))
+        for i in range(n, 2 * n):
+            scores[i, i - n + (1 if i % 3 else 0)] += 9.0  # what followed, or every third time the word itself
+        right = [i for i in range(n, 2 * n) if i % 3]
+        scores[right[:2], 0] = 30.0  # the first token
+        scores[right[2], right[2]] = 30.0  # itself
+        scores[right[3:5], -1] = 30.0  # the future
+        cases.append((scores.tril() if number == 1 else scores,))
+    return cases
 
 
 # 4, hard: where does a head that copies get its keys?
@@ -212,17 +239,24 @@ EXERCISES = (
         why="Each question halves what is left, so 286 tensors take nine. `git bisect` searches commits in this way.",
     ),
     Exercise(
-        solution=decay_of,
-        cases=spans,
+        solution=copy_rate,
+        cases=heads_that_copy,
         mistakes={
-            "That is -exp(d), the logarithm of w. One more logarithm leads to d.": lambda half_life: (
-                -math.log(2) / half_life
+            "Later tokens are in your search. Token i reads the tokens before it: columns below i.": (
+                lambda scores: rate_with(scores, end=2)
             ),
-            "That is w itself, which the checkpoint does not store.": lambda half_life: 0.5 ** (1 / half_life),
-            "Turned over: a longer half-life needs a smaller d.": lambda half_life: math.log(half_life / math.log(2)),
-            "You left out ln 2: after 1 / -ln w tokens 1/e is left, not half.": lambda half_life: -math.log(half_life),
+            "A token reads itself in your search. Look at the columns below i, without i.": lambda scores: rate_with(
+                scores, end=1
+            ),
+            "Leave out column 0: many heads read the first token whatever it is.": lambda scores: rate_with(
+                scores, first=0
+            ),
+            "You look for the word itself at i - n. What followed it stands one place further.": lambda scores: (
+                rate_with(scores, ahead=0)
+            ),
+            "Divide by n: only the second readings are counted.": rate_of_both,
         },
-        why="From $w^t = 1/2$: $-e^d\\,t = -\\ln 2$, so $d = \\ln(\\ln 2 / t)$.",
+        why="`model_view.copy_rates` does this for all heads of all blocks.",
     ),
     Exercise(
         solution=copying_without_shift,
