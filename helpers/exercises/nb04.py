@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +17,7 @@ Place = tuple[int, int] | None
 # 1, easy: the first place that differs
 
 
-def first_difference(rows: Rows, tolerance: float) -> Place:
+def first_difference(rows: list[list[float]], tolerance: float) -> tuple[int, int] | None:
     for block, taps in enumerate(rows):
         for tap, difference in enumerate(taps, start=1):
             if not difference <= tolerance:  # NaN is never <= anything, so it counts as different
@@ -73,7 +72,7 @@ class Questions(list):
         return self.damaged in restored
 
 
-def find_damaged(names: list[str], is_right: Callable[[list[str]], bool]) -> str:
+def find_damaged(names: list[str], is_right) -> str:
     while len(names) > 1:
         half = names[: len(names) // 2]
         names = half if is_right(half) else names[len(half) :]
@@ -145,7 +144,7 @@ def heads_that_copy() -> list[tuple]:
 # 4, hard: where does a head that copies get its keys?
 
 
-def copying_without_shift(load: Callable[[], Any], ids: torch.Tensor, layer: int, head: int) -> list[float]:
+def copying_without_shift(load, ids: torch.Tensor, layer: int, head: int) -> list[float]:
     from helpers.teaching import model_view
 
     rates = []

@@ -1,14 +1,13 @@
 """The exercises of notebook 05: sums that cannot overflow, parameters, 5.0 in the form of 5.2, halves of halves."""
 
 import torch
-from torch import Tensor
 
 from .checking import Exercise
 
 # 1, medium: RWKV-4's sums, whatever the keys
 
 
-def wkv4_safe(k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
+def wkv4_safe(k: torch.Tensor, v: torch.Tensor, w: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     above, below = torch.zeros_like(k[0]), torch.zeros_like(k[0])
     top = torch.full_like(k[0], -1e38)  # the sums are divided by e^top
     outputs = []
@@ -22,7 +21,7 @@ def wkv4_safe(k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
     return torch.stack(outputs)
 
 
-def wkv4_plain(k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
+def wkv4_plain(k: torch.Tensor, v: torch.Tensor, w: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     above, below = torch.zeros_like(k[0]), torch.zeros_like(k[0])
     outputs = []
     for t in range(len(k)):
@@ -33,15 +32,15 @@ def wkv4_plain(k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
     return torch.stack(outputs)
 
 
-def one_maximum(k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
+def one_maximum(k: torch.Tensor, v: torch.Tensor, w: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     return wkv4_plain(k - k.amax(0), v, w, u)
 
 
-def decay_forgotten(k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
+def decay_forgotten(k: torch.Tensor, v: torch.Tensor, w: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     return wkv4_safe(k, v, torch.zeros_like(w), u)
 
 
-def bonus_forgotten(k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
+def bonus_forgotten(k: torch.Tensor, v: torch.Tensor, w: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     return wkv4_safe(k, v, w, torch.zeros_like(u))
 
 
@@ -79,22 +78,30 @@ def count_with(version: str, D: int, H: int, wide: bool = False, numbers: bool =
 # 3, easy: decay and bonus of 5.0 in the form of 5.2
 
 
-def to_channels(time_decay: Tensor, time_first: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
+def to_channels(
+    time_decay: torch.Tensor, time_first: torch.Tensor, head_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     decay = time_decay.view(-1, 1).expand(-1, head_size)
     bonus = time_first.exp().view(-1, 1).expand(-1, head_size)
     return decay, bonus
 
 
-def bonus_not_exponentiated(time_decay: Tensor, time_first: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
+def bonus_not_exponentiated(
+    time_decay: torch.Tensor, time_first: torch.Tensor, head_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     return to_channels(time_decay, time_first, head_size)[0], time_first.view(-1, 1).expand(-1, head_size)
 
 
-def decay_computed(time_decay: Tensor, time_first: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
+def decay_computed(
+    time_decay: torch.Tensor, time_first: torch.Tensor, head_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     decay, bonus = to_channels(time_decay, time_first, head_size)
     return torch.exp(-torch.exp(decay)), bonus
 
 
-def heads_mixed(time_decay: Tensor, time_first: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
+def heads_mixed(
+    time_decay: torch.Tensor, time_first: torch.Tensor, head_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     decay, bonus = (x.flatten().repeat(head_size).view(-1, head_size) for x in (time_decay, time_first.exp()))
     return decay, bonus
 
@@ -108,7 +115,7 @@ def heads_of_5_0() -> list[tuple]:
 # 4, hard: the scores of 5.2 by halves
 
 
-def scores_by_halves(r: Tensor, k: Tensor, log_w: Tensor, u: Tensor) -> Tensor:
+def scores_by_halves(r: torch.Tensor, k: torch.Tensor, log_w: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     tokens = len(r)
     if tokens == 1:
         return (r * u * k).sum(-1, keepdim=True)
@@ -123,15 +130,21 @@ def scores_by_halves(r: Tensor, k: Tensor, log_w: Tensor, u: Tensor) -> Tensor:
     return scores
 
 
-def halves_divided(r: Tensor, k: Tensor, log_w: Tensor, u: Tensor) -> Tensor:
+def halves_divided(r: torch.Tensor, k: torch.Tensor, log_w: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     step = torch.arange(len(r))[:, None]
     scores = ((r * torch.exp(log_w * (step - 1))) @ (k / torch.exp(log_w * step)).T).tril(-1)
     return scores + torch.diag((r * u * k).sum(-1))
 
 
 def halves_with(
-    r: Tensor, k: Tensor, log_w: Tensor, u: Tensor, behind: int = 0, turned: bool = False, across_only: bool = False
-) -> Tensor:
+    r: torch.Tensor,
+    k: torch.Tensor,
+    log_w: torch.Tensor,
+    u: torch.Tensor,
+    behind: int = 0,
+    turned: bool = False,
+    across_only: bool = False,
+) -> torch.Tensor:
     """Split as the solution does, but with one of its typical mistakes."""
     tokens, half = len(r), len(r) // 2
     if tokens == 1:
