@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import signal
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, cast
@@ -139,6 +140,7 @@ class OracleApart:
 
 def serve_oracle(connection: Any, path: Path, strategy: str) -> None:
     """Answer the requests of an :class:`OracleApart` until it is gone. The state's matrices have rows of keys here."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the process that asks; this one ends with it
     os.environ |= {"RWKV_V7_ON": "1", "RWKV_JIT_ON": "1", "RWKV_CUDA_ON": "0"}
     try:
         with redirect_stdout(None):  # it prints what it loads
