@@ -1,4 +1,4 @@
-"""What the pictures of notebook 03 are made of: half-lives, states, scores, and heads that copy."""
+"""What the pictures of notebook 04 are made of: half-lives, states, scores, and heads that copy."""
 
 import math
 

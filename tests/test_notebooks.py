@@ -20,7 +20,8 @@ REQUIRED = {
     "00": {"start.state_bytes": 473088, "start.state_growth": 0},
     "01": {"vocab.tokens": 65529, "vocab.lost_by_ignore": 485, "vocab.bytes_different": 0},
     "02": {f"tokenizer.{name}_mismatches": 0 for name in ("slow", "fast", "own_slow", "own_fast")},
-    "03": {"parity.same_next_token": True, "modeling.behaviours_right": 22},
+    "04": {"parity.same_next_token": True, "modeling.behaviours_right": 22},
+    "05": {"parity.versions": 5},
     "08": {
         "conversion.tensors": 286,
         "conversion.versions_converted": 4,
@@ -37,12 +38,14 @@ REQUIRED = {
     },
 }
 AT_LEAST = {
-    "07": {"rwkv7.error_adding": 2.0},
     "02": {"tokenizer.cases": 100_000},
-    "03": {"parity.tokens": 200},
+    "04": {"parity.tokens": 200},
+    "07": {"rwkv7.error_adding": 2.0},
     "08": {"parity.tokens": 200},
 }
 AT_MOST = {
+    "04": {"parity.max_abs_logit_diff": 1e-4, "parity.ours_from_fp64": 1e-4, "parity.rwkv_from_fp64": 1e-4},
+    "05": {"parity.readers_max_abs_logit_diff": 1e-4, "parity.versions_max_abs_logit_diff": 1e-4},
     "06": {
         "rwkv6.prefill_difference": 1e-4,
         "rwkv6.decode_difference": 1e-4,
@@ -56,7 +59,6 @@ AT_MOST = {
         "rwkv7.chunks_difference": 1e-10,
         "rwkv7.error_erasing": 0.5,
     },
-    "03": {"parity.max_abs_logit_diff": 1e-4, "parity.versions_max_abs_logit_diff": 1e-4},
     "08": {"parity.max_abs_logit_diff": 1e-4, "conversion.versions_max_abs_logit_diff": 1e-4},
     "09": {"lambada.max_abs_logprob_diff": 1e-4},
     "10": {"batch.max_abs_logit_diff": 1e-4},

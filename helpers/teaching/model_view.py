@@ -129,11 +129,16 @@ def mask_figure(decays: Sequence[float], bonus: float, size: int = 16) -> Figure
 
 
 def difference_figure(results: dict[str, Parity]) -> Figure:
-    """Draw the largest relative difference of each block's state, one line a comparison; 0 is drawn at 1e-9."""
+    """Draw the largest relative difference of each block's state, one line per comparison; 0 is drawn at 1e-9.
+
+    The first one, with which the others agree in most blocks, is a broad band below their lines.
+    """
     figure, axes = new_figure(height=3.0)
     for (label, result), marker in zip(results.items(), "osv^D", strict=False):
         worst = [max(*parts, 1e-9) for parts in result.state_diff]
-        axes.semilogy(range(len(worst)), worst, marker=marker, label=label)
+        first = label == next(iter(results))
+        style = {"linewidth": 9, "alpha": 0.3, "color": GREY} if first else {"marker": marker}
+        axes.semilogy(range(len(worst)), worst, label=label, **style)
     axes.axhline(1e-4, color=GREY, linestyle=":", label="tolerance")
     axes.set(xlabel="block", ylabel="largest relative difference", title="Where two models begin to differ")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -164,6 +169,7 @@ def state_figure(states: Tensor, tokens: Sequence[str], layer: int, head: int, a
         axes.title.set_fontsize(9)
         axes.grid(False)
     label_first(grid[0], "channel of k")
+    figure.suptitle(f"S of head {head} in block {layer}, while a sentence is read", fontweight="bold", fontsize=11)
     figure.colorbar(picture, ax=grid[0], label="entry of S", extend="both")
     return figure
 
@@ -188,12 +194,18 @@ def change_figure(model, states: Tensor, tokens: Sequence[str]) -> Figure:
 
 
 def reading_figure(scores: Sequence[Tensor], titles: Sequence[str]) -> Figure:
-    """Draw (T, T) matrices of :func:`reading_scores`, each on a scale of its own."""
+    """Draw (T, T) matrices of :func:`reading_scores`, each on a scale of its own.
+
+    Many heads read the first token far more than all others, whatever it is; that column is left out.
+    """
     figure, grid = new_figure(1, len(scores), height=4.2, width=9.0, sharey=True, squeeze=False)
     for axes, matrix, title in zip(grid[0], scores, titles, strict=True):
-        top = matrix[:, 1:].abs().quantile(0.999)  # many heads read the first token far more than all others
-        picture = axes.imshow((matrix / top).numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
-        axes.set(xlabel="position j, which is read", title=title)
+        size = len(matrix)
+        others = matrix[:, 1:]
+        top = others.abs().quantile(0.999)
+        place = (0.5, size - 0.5, size - 0.5, -0.5)  # left, right, bottom, top
+        picture = axes.imshow((others / top).numpy(), cmap="RdBu_r", vmin=-1, vmax=1, extent=place)
+        axes.set(xlabel="position j, which is read; the first is left out", title=title)
         axes.grid(False)
     label_first(grid[0], "position i, which reads")
     figure.colorbar(picture, ax=grid[0], label="score / largest score", shrink=0.8, extend="both")
