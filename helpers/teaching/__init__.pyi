@@ -1,21 +1,27 @@
 from .chat_widget import ChatWidget
+from .decay_widget import DecayExplorer, decay_figure
 from .drawing import arrow, box, canvas, cells, label
 from .environment import check_environment
 from .notebook import record, show_source
 from .overview import parts_figure
 from .playground import Playground
 from .plotting import new_figure, show
+from .state_explorer import StateExplorer, explorer_figure
 from .token_view import TokenizerExplorer, show_tokens, tokens_html, trie_figure
 
 __all__ = [
     "ChatWidget",
+    "DecayExplorer",
     "Playground",
+    "StateExplorer",
     "TokenizerExplorer",
     "arrow",
     "box",
     "canvas",
     "cells",
     "check_environment",
+    "decay_figure",
+    "explorer_figure",
     "label",
     "new_figure",
     "parts_figure",

@@ -53,7 +53,12 @@ def show(figure: Figure, alt: str) -> None:
         drawn = axes.axison and axes.has_data() and axes.get_label() != "<colorbar>"
         if drawn and not (axes.get_xlabel() and axes.get_ylabel()):
             raise ValueError("label both axes, with units")
+    display(Image(png(figure), format="png", alt=alt))
+
+
+def png(figure: Figure) -> bytes:
+    """Return ``figure`` as a PNG, and close it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     plt.close(figure)
-    display(Image(buffer.getvalue(), format="png", alt=alt))
+    return buffer.getvalue()
