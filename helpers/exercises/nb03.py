@@ -130,7 +130,7 @@ EXERCISES = (
                 -math.log(math.log(2) / half_life)
             ),
         },
-        why="$w^h = 1/2$ says $-h\\,e^d = -\\ln 2$, so $d = \\ln(\\ln 2 / h)$. One more in $d$ divides the half-life by $e$.",
+        why="$w^h = 1/2$ says $h\\,e^d = \\ln 2$. Adding 1 to $d$ divides the half-life by $e$.",
     ),
     Exercise(
         solution=forget,
