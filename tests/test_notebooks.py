@@ -20,7 +20,7 @@ REQUIRED = {
     "00": {"start.state_bytes": 473088, "start.state_growth": 0},
     "01": {"vocab.tokens": 65529, "vocab.lost_by_ignore": 485, "vocab.roundtrip_identical": True},
     "02": {"tokenizer.slow_mismatches": 0, "tokenizer.fast_mismatches": 0},
-    "03": {"parity.same_next_token": True, "modeling.behaviours_right": 22},
+    "03": {"model.same_next_token": 1, "model.same_written_tokens": 40},
     "08": {
         "conversion.tensors": 286,
         "conversion.versions_converted": 4,
@@ -36,9 +36,9 @@ REQUIRED = {
         "speed.operations_miscounted": 0,
     },
 }
-AT_LEAST = {"02": {"tokenizer.cases": 100_000}, "03": {"parity.tokens": 200}, "08": {"parity.tokens": 200}}
+AT_LEAST = {"02": {"tokenizer.cases": 100_000}, "03": {"model.tokens": 80}, "08": {"parity.tokens": 200}}
 AT_MOST = {
-    "03": {"parity.max_abs_logit_diff": 1e-4, "parity.versions_max_abs_logit_diff": 1e-4},
+    "03": {"model.max_abs_logit_diff": 1e-4, "model.lines": 100},
     "08": {"parity.max_abs_logit_diff": 1e-4, "conversion.versions_max_abs_logit_diff": 1e-4},
     "09": {"lambada.max_abs_logprob_diff": 1e-4},
     "12": {"speed.states_max_abs_diff": 1e-12},

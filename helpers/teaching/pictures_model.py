@@ -179,7 +179,8 @@ def time_mix_picture() -> Figure:
 
 def block_picture(layers: str = "L") -> Figure:
     """Draw the whole model with one block, and where the state is tapped: two tokens and S."""
-    figure, axes = canvas(3.7, "From ids to logits, and what the state keeps", width=8.9)
+    figure, axes = canvas(3.7, "From ids to logits, and what the state keeps")
+    axes.set_xlim(0, 8.9)
     y, pluses = 1.95, (4.02, 6.5)
     axes.add_patch(Rectangle((1.82, 0.15), 5.0, 2.95, fill=False, edgecolor=GREY, linestyle="--", linewidth=1.2))
     label(axes, 4.3, 3.26, f"block, {layers} times (ln0 only before the first)", LOST)

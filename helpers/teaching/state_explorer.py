@@ -34,7 +34,7 @@ def explorer_figure(states: Tensor, t: int, layer: int, head: int, half_lives: T
     """
     of_head = states[:, layer, head]
     top = max(of_head.abs().flatten(1).quantile(0.98, dim=1).max().item(), 1e-12)  # one scale for all tokens
-    figure, (left, middle, right) = new_figure(1, 3, height=3.1, width=9.0, width_ratios=(1, 1, 1.1))
+    figure, (left, middle, right) = new_figure(1, 3, height=2.9, width_ratios=(1, 1, 1.1))
     panels = ((left, of_head[t], f"S after token {t + 1}"), (middle, changes(of_head)[t], "what it changed"))
     for axes, matrix, title in panels:
         picture = axes.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-top, vmax=top)
