@@ -89,9 +89,11 @@ def each_pair(entry):
     return wrong
 
 
-def with_last_state_of(change):
-    """Return the right y with another state, which ``change`` makes of the arguments of the solution."""
-    return lambda *given: (wkv5_without_loop(*given)[0], change(*given))
+def state_before_last(r, k, v, w, M, S):
+    """The right y, and S before the last chunk."""
+    y, _ = wkv5_without_loop(r, k, v, w, M, S)
+    end = len(r) - len(M)
+    return y, wkv5_without_loop(r[:end], k[:end], v[:end], w, M, S)[1] if end else S
 
 
 def decayed_late(r, k, v, w, M, S):
@@ -177,11 +179,7 @@ EXERCISES = (
             "What chunk m added arrives one chunk too old: at the beginning of chunk m + 1 it has not decayed by a "
             "whole chunk yet, the exponent is C (n - m - 1).": decayed_late,
             "Token i of a chunk reads S after i decays: the factor w^i is missing where r reads S.": undecayed_reading,
-            "y is right. But you return S before the last chunk, not after it.": with_last_state_of(
-                lambda r, k, v, w, M, S: (
-                    wkv5_without_loop(*(x[: -len(M)] for x in (r, k, v)), w, M, S)[1] if len(r) > len(M) else S
-                )
-            ),
+            "y is right. But you return S before the last chunk, not after it.": state_before_last,
         },
         why="The loop over tokens became a triangular matrix, the mask, and the loop over chunks another, `factor`. "
         "Both times the reason is that each step is linear in $S$.",
