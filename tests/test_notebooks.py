@@ -20,6 +20,7 @@ REQUIRED = {
     "00": {"start.state_bytes": 473088, "start.state_growth": 0},
     "01": {"vocab.tokens": 65529, "vocab.lost_by_ignore": 485, "vocab.bytes_different": 0},
     "02": {f"tokenizer.{name}_mismatches": 0 for name in ("slow", "fast", "own_slow", "own_fast")},
+    "03": {"model.same_next_token": 1, "model.same_written_tokens": 40},
     "04": {"parity.same_next_token": True, "modeling.behaviours_right": 22},
     "05": {"parity.versions": 5},
     "08": {
@@ -39,11 +40,13 @@ REQUIRED = {
 }
 AT_LEAST = {
     "02": {"tokenizer.cases": 100_000},
+    "03": {"model.tokens": 80},
     "04": {"parity.tokens": 200},
     "07": {"rwkv7.error_adding": 2.0},
     "08": {"parity.tokens": 200},
 }
 AT_MOST = {
+    "03": {"model.max_abs_logit_diff": 1e-4, "model.lines": 100},
     "04": {"parity.max_abs_logit_diff": 1e-4, "parity.ours_from_fp64": 1e-4, "parity.rwkv_from_fp64": 1e-4},
     "05": {"parity.readers_max_abs_logit_diff": 1e-4, "parity.versions_max_abs_logit_diff": 1e-4},
     "06": {

@@ -1,4 +1,5 @@
 from .chat_widget import ChatWidget
+from .decay_widget import DecayExplorer, decay_figure
 from .drawing import arrow, box, canvas, cells, label
 from .environment import check_environment
 from .notebook import record, show_source
@@ -12,12 +13,15 @@ from .pictures_tokenizer import (
 )
 from .playground import Playground
 from .plotting import new_figure, show
+from .state_explorer import StateExplorer, explorer_figure
 from .token_view import TokenizerExplorer, show_tokens, tokens_html
 from .trie_walk import TrieWalk
 
 __all__ = [
     "ChatWidget",
+    "DecayExplorer",
     "Playground",
+    "StateExplorer",
     "TokenizerExplorer",
     "TrieWalk",
     "arrow",
@@ -27,6 +31,8 @@ __all__ = [
     "cells",
     "character_bytes_figure",
     "check_environment",
+    "decay_figure",
+    "explorer_figure",
     "label",
     "new_figure",
     "parts_figure",
