@@ -6,6 +6,7 @@ import re
 import nbformat
 import pytest
 from bs4 import BeautifulSoup  # nbconvert brings it
+from nbconvert import HTMLExporter
 
 from helpers.errors import InputError
 from helpers.paths import BUILD
@@ -55,6 +56,13 @@ def test_descriptions_reach_a_page(figure_output, form):
         notebook = run.committed_form(notebook)
     images = BeautifulSoup(page_of(*notebook.cells), "html.parser").find_all("img")
     assert [image["alt"] for image in images] == [ALT]
+
+
+def test_descriptions_reach_readers_of_the_committed_notebook(figure_output):
+    """nbconvert's classic page stands for GitHub's, which is made in a similar way."""
+    notebook = run.committed_form(nbformat.v4.new_notebook(cells=[code(figure_output)]))
+    page, _ = HTMLExporter(template_name="classic").from_notebook_node(notebook)
+    assert [image["alt"] for image in BeautifulSoup(page, "html.parser").find_all("img")] == [ALT]
 
 
 def test_a_page_asks_for_nothing_from_elsewhere():
