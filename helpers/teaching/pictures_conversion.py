@@ -1,4 +1,4 @@
-"""Conversion as pictures: from a .pth file over new names to a directory, and what the bytes of its largest file are."""
+"""Conversion as pictures: from a .pth file to a directory, and what the bytes of its largest file are."""
 
 from collections.abc import Mapping
 
