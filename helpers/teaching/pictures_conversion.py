@@ -78,6 +78,6 @@ def histograms_figure(weights: Mapping[str, Tensor], names: Mapping[str, str]) -
         numbers = weights[old].float().flatten()
         axes.hist(numbers.numpy(), bins=40, color=WORK)
         axes.set(xlabel=f"{list(weights[old].shape)}", ylabel="numbers")
-        axes.set_title(f"{old}\n→ {new.removeprefix('rwkv.')}", fontsize=8)
+        axes.set_title(f"{old}\n→ {new.removeprefix('rwkv.')}", fontsize=7)
         axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 4))
     return figure
