@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import version as package_version
 from itertools import product
 from pathlib import Path
@@ -28,7 +29,7 @@ import torch
 from ..atomic import write_text
 from ..checkpoints.format import checkpoint_info, expected_shapes
 from ..checkpoints.names import hub_name
-from ..checkpoints.oracle import load_oracle
+from ..checkpoints.oracle import load_oracle, run_on
 from ..checkpoints.synthetic import random_tensor
 from ..checkpoints.versions import CheckpointInfo
 from ..conversion.configuration import language_model_class, model_config
@@ -40,13 +41,13 @@ from . import checks
 from .checks import check_counts, check_output
 
 SIZES = {size: checks.SIZES[size] for size in ("0.1B", "1.5B")}
-VERSIONS = ("4", "5.0", "5.2")
+VERSIONS = ("4", "5.0", "5.2", "6", "7")
 VARIANTS = ("eager", "graph", "fused")
 BANDWIDTH = {"H200": 4.8e12, "H100": 3.35e12}  # bytes/s: NVIDIA's data sheets, SXM
 DEVICE = "cuda"
 PROMPT = 16  # tokens before the first step
 
-Write = Callable[[int], object]  # a number of tokens
+Write = Callable[[int], float | None]  # a number of tokens; returns seconds if it measures them itself
 
 
 class Side:
@@ -59,9 +60,9 @@ class Side:
     def run(self) -> None:
         torch.cuda.synchronize()
         start = time.perf_counter()
-        self.write(self.count)
+        seconds = self.write(self.count)
         torch.cuda.synchronize()
-        self.seconds.append(time.perf_counter() - start)
+        self.seconds.append(seconds or time.perf_counter() - start)
 
     def row(self) -> dict[str, Any]:
         """Return the median, and all runs."""
@@ -88,10 +89,10 @@ def our_sides(model: Any, label: dict[str, Any], rows: int, count: int) -> list[
                 token.tolist()
             output = model(token, state=output.state, use_cache=True)
 
-    def generate(count: int) -> torch.Tensor:
+    def generate(count: int) -> None:
         model._decoding = decoding
         options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-        return model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, **options)
+        model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, **options)
 
     ways = {"step": step, "loop": lambda count: step(count, fetch=True), "generate": generate}
     return [Side(label | {"way": way}, write, rows, count) for way, write in ways.items()]
@@ -106,16 +107,22 @@ def write_text_of(model: Any, rows: int) -> torch.Tensor:
 
 def peer_sides(oracle: Any, label: dict[str, Any], count: int) -> list[Side]:
     """Return the two ways to write with the package: a fixed token again and again, and the most probable one."""
+    ways = {"step": False, "loop": True}
+    return [
+        Side(label | {"way": way}, partial(run_on, oracle, package_writes, fetch), 1, count)
+        for way, fetch in ways.items()
+    ]
 
-    prompt = oracle.forward([1] * PROMPT, None)
 
-    def step(count: int, fetch: bool = False) -> None:
-        logits, state = prompt  # the package changes the state in place
-        for _ in range(count):
-            logits, state = oracle.forward([int(logits.argmax()) if fetch else 1], state)
-
-    ways = {"step": step, "loop": lambda count: step(count, fetch=True)}
-    return [Side(label | {"way": way}, write, 1, count) for way, write in ways.items()]
+def package_writes(oracle: Any, fetch: bool, count: int) -> float:
+    """Let the package's model write after a prompt, and return the seconds of the steps."""
+    logits, state = oracle.forward([1] * PROMPT, None)
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(count):
+        logits, state = oracle.forward([int(logits.argmax()) if fetch else 1], state)
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def peer_kernels() -> bool:
@@ -151,7 +158,7 @@ def build(info: CheckpointInfo, weights: dict[str, torch.Tensor], dtype: torch.d
         for own, parameter in module.named_parameters(prefix=name, recurse=False):
             if any(kept in own for kept in kept_in_fp32):
                 parameter.data = parameter.data.float()
-    model.load_state_dict({hub_name(name): weight for name, weight in weights.items()})
+    model.load_state_dict({hub_name(name, info.row.layout): weight for name, weight in weights.items()})
     return model.eval()
 
 

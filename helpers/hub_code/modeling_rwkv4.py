@@ -18,12 +18,14 @@ from .rwkv_requirements import require_transformers
 require_transformers()  # before the imports that an older one would fail at
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import RwkvConfig
 from transformers import initialization as init
+from transformers.utils import logging
 
 from .rwkv_common import (
     RwkvForCausalLM,
@@ -38,8 +40,10 @@ from .rwkv_common import (
 )
 from .rwkv_linear import RwkvLinear
 
-EMPTY = -1e38  # the maximum before the first token: e^EMPTY is 0, and differences stay finite in fp32
+logger = logging.get_logger(__name__)
 
+EMPTY = -1e38  # the maximum before the first token: e^EMPTY is 0, and differences stay finite in fp32
+KERNEL_DEVICE = "cuda"  # whose tensors the Triton kernel reads
 
 Sums = tuple[Tensor, ...]  # three: numerator and denominator, both divided by e^maximum, and maximum
 
@@ -124,6 +128,38 @@ def running_sums(sums: Sums, log_decay: Tensor) -> Sums:
     return tuple(torch.stack(pair, dim=2).flatten(1, 2)[:, :tokens] for pair in pairs)
 
 
+def wkv4(
+    k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same as :func:`wkv4_recurrent`, by the Triton kernel where it runs, or else by :func:`wkv4_scan`."""
+    if k.device.type != KERNEL_DEVICE or k.dtype != torch.float32 or torch.is_grad_enabled():
+        return wkv4_scan(k, v, w, u, state, lengths)
+    if not TritonKernel.tried and not torch.compiler.is_compiling():
+        TritonKernel.try_on(k.device)
+    return (TritonKernel.wkv4 or wkv4_scan)(k, v, w, u, state, lengths)
+
+
+class TritonKernel:
+    """The kernel of :mod:`.wkv4_triton`, if it has run here: it needs Triton, and Triton needs a C compiler."""
+
+    tried = False
+    wkv4: Callable[..., tuple[Tensor, Tensor]] | None = None
+
+    @classmethod
+    def try_on(cls, device: torch.device) -> None:
+        """Run it once, with two tokens."""
+        cls.tried = True
+        try:
+            from .wkv4_triton import wkv4 as kernel  # slow to import, and not everywhere
+
+            tokens, state = torch.zeros(1, 2, 1, device=device), torch.zeros(1, 3, 1, device=device)
+            kernel(tokens, tokens, tokens[0, 0], tokens[0, 0], state)
+            cls.wkv4 = kernel
+        except Exception as error:  # whatever stands between Triton and this GPU
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            logger.warning(f"RWKV-4 reads prompts without its Triton kernel, which does not run here: {reason}.")
+
+
 class Rwkv4TimeMix(RwkvTimeMix):
     """Time-mix of RWKV-4: ``output(sigmoid(R x') * wkv(K x', V x'))``; RWKV-4 paper, equations 11 to 15."""
 
@@ -143,7 +179,7 @@ class Rwkv4TimeMix(RwkvTimeMix):
         self.time_decay = nn.Parameter(torch.empty(width))
         self.time_first = nn.Parameter(torch.empty(width))
         self.output = RwkvLinear(width, hidden, bias=False)
-        self.wkv = wkv4_scan
+        self.wkv = wkv4
 
     def initialize(self) -> None:
         """Initialize as BlinkDL/RWKV-LM does: decays from slow (channel 0) to fast."""
@@ -166,8 +202,8 @@ class Rwkv4TimeMix(RwkvTimeMix):
         k = at_least_fp32(self.key(mix(x, previous, self.time_mix_key)))
         v = at_least_fp32(self.value(mix(x, previous, self.time_mix_value)))
         w, u = -torch.exp(at_least_fp32(self.time_decay)), at_least_fp32(self.time_first)
-        wkv4 = wkv4_recurrent if x.shape[1] == 1 else self.wkv
-        wkv, state = wkv4(k, v, w, u, self.initial_wkv(len(x)) if state is None else state.to(k), lengths)
+        read = wkv4_recurrent if x.shape[1] == 1 else self.wkv
+        wkv, state = read(k, v, w, u, self.initial_wkv(len(x)) if state is None else state.to(k), lengths)
         return self.output(scaled(r * wkv.to(x.dtype), scale)), last_token(x, before, lengths), state
 
 

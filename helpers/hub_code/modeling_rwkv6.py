@@ -40,6 +40,7 @@ from .rwkv_common import (
 )
 from .rwkv_linear import RwkvLinear
 
+CHUNKS_AT_ONCE = 64  # whose states are one matrix product, of a size that grows with the square of this number
 LETTERS = "wkvrg"  # of the inputs, in the order of time_maa_w1 and time_maa_w2
 
 
@@ -98,6 +99,26 @@ def wkv6_scores(r: Tensor, k: Tensor, log_w: Tensor, u: Tensor) -> tuple[Tensor,
     return scores, before, after, total
 
 
+def wkv6_states(added: Tensor, total: Tensor, state: Tensor) -> Tensor:
+    """Return S before each chunk and after the last one, (B, H, n + 1, N, N), as one matrix product.
+
+    What chunk m added has decayed by all chunks since when chunk n begins, and so has the initial state, which stands
+    here as a chunk of its own, the first::
+
+        S_n = sum_{m<n} w_{m+1} ... w_{n-1} A_m        with w_m the decay in all of chunk m
+
+    Args:
+        added: (B, H, n, N, N), what each chunk adds, A.
+        total: (B, H, n, 1, N), the logarithm of the decay in all of each chunk.
+        state: (B, H, N, N), the initial state.
+    """
+    parts = torch.cat([state[:, :, None], added], dim=2)
+    decays = F.pad(total[..., 0, :].mT, (1, 0))[..., None]  # (B, H, N, n + 1, 1)
+    later = torch.ones(parts.shape[2], parts.shape[2], dtype=torch.bool, device=added.device).tril(-1)
+    since = torch.where(later, decays, 0).cumsum(-2)  # added up over the chunks behind m, through n; never subtracted
+    return (torch.exp(since).tril() @ parts.transpose(2, 3)).transpose(2, 3)
+
+
 def wkv6_chunked(
     r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None = None, size=None
 ) -> tuple[Tensor, Tensor]:
@@ -109,12 +130,13 @@ def wkv6_chunked(
         k, log_w = k * real, log_w * real
     r, k, v, log_w = (split_chunks(x, size) for x in (r, k, v, log_w))
     scores, before, after, total = wkv6_scores(r, k, log_w, u)
-    added, kept = (k * torch.exp(after)).mT @ v, torch.exp(total).mT  # what a chunk adds to S, and keeps of it
-    states = []
-    for chunk in range(r.shape[2]):
-        states.append(state)
-        state = kept[:, :, chunk] * state + added[:, :, chunk]
-    y = scores @ v + (r * torch.exp(before)) @ torch.stack(states, dim=2)
+    added = (k * torch.exp(after)).mT @ v  # what a chunk adds to S
+    earlier = []
+    for part, decays in zip(added.split(CHUNKS_AT_ONCE, 2), total.split(CHUNKS_AT_ONCE, 2), strict=True):
+        states = wkv6_states(part, decays, state)
+        earlier.append(states[:, :, :-1])
+        state = states[:, :, -1]
+    y = scores @ v + (r * torch.exp(before)) @ torch.cat(earlier, dim=2)
     return y.flatten(2, 3)[:, :, :tokens], state
 
 
