@@ -5,6 +5,7 @@ import multiprocessing
 import os
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def serve_oracle(connection: Any, path: Path, strategy: str, kernels: bool) -> N
     """Answer the requests of an :class:`OracleApart` until it is gone."""
     os.environ |= {"RWKV_V7_ON": "1", "RWKV_JIT_ON": "1", "RWKV_CUDA_ON": str(int(kernels))}
     try:
-        with redirect_stdout(None):  # it prints what it loads
+        with redirect_stdout(StringIO()):  # it prints what it loads
             from rwkv.model import RWKV
 
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

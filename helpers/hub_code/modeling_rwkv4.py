@@ -13,7 +13,7 @@ transformers' own ``RwkvForCausalLM`` loads the same directory; this class also 
 masks, saves unchanged weights after a forward, and works with beam search and with a single layer.
 """
 
-from .rwkv_requirements import require_transformers
+from .rwkv_requirements import TritonKernel, require_transformers
 
 require_transformers()  # before the imports that an older one would fail at
 
@@ -25,7 +25,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import RwkvConfig
 from transformers import initialization as init
-from transformers.utils import logging
 
 from .rwkv_common import (
     RwkvForCausalLM,
@@ -40,10 +39,7 @@ from .rwkv_common import (
 )
 from .rwkv_linear import RwkvLinear
 
-logger = logging.get_logger(__name__)
-
 EMPTY = -1e38  # the maximum before the first token: e^EMPTY is 0, and differences stay finite in fp32
-KERNEL_DEVICE = "cuda"  # whose tensors the Triton kernel reads
 
 Sums = tuple[Tensor, ...]  # three: numerator and denominator, both divided by e^maximum, and maximum
 
@@ -131,33 +127,22 @@ def running_sums(sums: Sums, log_decay: Tensor) -> Sums:
 def wkv4(
     k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The same as :func:`wkv4_recurrent`, by the Triton kernel where it runs, or else by :func:`wkv4_scan`."""
-    if k.device.type != KERNEL_DEVICE or k.dtype != torch.float32 or torch.is_grad_enabled():
-        return wkv4_scan(k, v, w, u, state, lengths)
-    if not TritonKernel.tried and not torch.compiler.is_compiling():
-        TritonKernel.try_on(k.device)
-    return (TritonKernel.wkv4 or wkv4_scan)(k, v, w, u, state, lengths)
+    """The same as :func:`wkv4_recurrent`: by a Triton kernel where one can run, or else by :func:`wkv4_scan`."""
+    return (KERNEL.to_read(k) or wkv4_scan)(k, v, w, u, state, lengths)
 
 
-class TritonKernel:
-    """The kernel of :mod:`.wkv4_triton`, if it has run here: it needs Triton, and Triton needs a C compiler."""
+def load_kernel() -> Callable[..., tuple[Tensor, Tensor]]:
+    from .wkv4_triton import wkv4
 
-    tried = False
-    wkv4: Callable[..., tuple[Tensor, Tensor]] | None = None
+    return wkv4
 
-    @classmethod
-    def try_on(cls, device: torch.device) -> None:
-        """Run it once, with two tokens."""
-        cls.tried = True
-        try:
-            from .wkv4_triton import wkv4 as kernel  # slow to import, and not everywhere
 
-            tokens, state = torch.zeros(1, 2, 1, device=device), torch.zeros(1, 3, 1, device=device)
-            kernel(tokens, tokens, tokens[0, 0], tokens[0, 0], state)
-            cls.wkv4 = kernel
-        except Exception as error:  # whatever stands between Triton and this GPU
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-            logger.warning(f"RWKV-4 reads prompts without its Triton kernel, which does not run here: {reason}.")
+def kernel_example(device: torch.device) -> tuple[Tensor, ...]:
+    tokens, channel = torch.zeros(1, 2, 1, device=device), torch.zeros(1, device=device)
+    return tokens, tokens, channel, channel, torch.zeros(1, 3, 1, device=device)
+
+
+KERNEL = TritonKernel("wkv4", load_kernel, kernel_example)
 
 
 class Rwkv4TimeMix(RwkvTimeMix):

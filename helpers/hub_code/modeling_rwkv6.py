@@ -19,6 +19,8 @@ A ratio here counts what comes from the token *before*: 1 minus the ratio of RWK
 from .configuration_rwkv6 import Rwkv6Config  # first: it says which transformers is needed
 
 # isort: split
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,6 +41,7 @@ from .rwkv_common import (
     without_autocast,
 )
 from .rwkv_linear import RwkvLinear
+from .rwkv_requirements import TritonKernel
 
 CHUNKS_AT_ONCE = 64  # whose states are one matrix product, of a size that grows with the square of this number
 LETTERS = "wkvrg"  # of the inputs, in the order of time_maa_w1 and time_maa_w2
@@ -140,6 +143,27 @@ def wkv6_chunked(
     return y.flatten(2, 3)[:, :, :tokens], state
 
 
+def wkv6(
+    r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same as :func:`wkv6_recurrent`: by a Triton kernel where one can run, or else by :func:`wkv6_chunked`."""
+    return (KERNEL.to_read(r) or wkv6_chunked)(r, k, v, log_w, u, state, lengths)
+
+
+def load_kernel() -> Callable[..., tuple[Tensor, Tensor]]:
+    from .wkv6_triton import wkv6
+
+    return wkv6
+
+
+def kernel_example(device: torch.device) -> tuple[Tensor, ...]:
+    tokens = torch.zeros(1, 1, 2, 8, device=device)
+    return tokens, tokens, tokens, tokens, tokens[0, :, 0], torch.zeros(1, 1, 8, 8, device=device)
+
+
+KERNEL = TritonKernel("wkv6", load_kernel, kernel_example)
+
+
 class Rwkv6TimeMix(RwkvMatrixTimeMix):
     """Time-mix of RWKV-6: mixtures and decay set by the text, WKV, a norm for each head, gate, output."""
 
@@ -168,7 +192,7 @@ class Rwkv6TimeMix(RwkvMatrixTimeMix):
         for name in self.inputs:
             self.add_module(name, RwkvLinear(hidden, width, bias=False))
         self.output = RwkvLinear(width, hidden, bias=False)
-        self.wkv = wkv6_chunked
+        self.wkv = wkv6
         self.ln_x = Fp32GroupNorm(self.heads, width, eps=config.group_norm_epsilon)
 
     def initialize(self) -> None:
@@ -208,9 +232,9 @@ class Rwkv6TimeMix(RwkvMatrixTimeMix):
         w, *decays = map(at_least_fp32, (inputs["w"], self.time_decay, self.time_decay_w1, self.time_decay_w2))
         log_w = -torch.exp(heads(decays[0] + torch.tanh(w @ decays[1]) @ decays[2]))
         state = self.initial_wkv(batch) if state is None else state.to(r)
-        wkv6 = wkv6_recurrent if tokens == 1 else self.wkv
+        read = wkv6_recurrent if tokens == 1 else self.wkv
         with without_autocast(x):
-            y, state = wkv6(r, k, v, log_w, at_least_fp32(self.time_faaaa), state, lengths)
+            y, state = read(r, k, v, log_w, at_least_fp32(self.time_faaaa), state, lengths)
 
         y = self.ln_x(y.transpose(1, 2).reshape(batch * tokens, -1)).view(batch, tokens, -1).to(x.dtype)
         y = y * F.silu(self.gate(inputs["g"]))
