@@ -69,7 +69,8 @@ class Side:
         rates = [self.count * self.rows / seconds for seconds in self.seconds]
         median = statistics.median(rates)
         rate = {"tokens_per_s": round(median, 1), "lowest": round(min(rates), 1), "highest": round(max(rates), 1)}
-        return self.label | {"rows": self.rows} | rate | {"ms_per_step": round(1e3 * self.rows / median, 4)}
+        step = {"ms_per_step": round(1e3 * self.rows / median, 4), "seconds": self.seconds}
+        return self.label | {"rows": self.rows} | rate | step
 
 
 def our_sides(model: Any, label: dict[str, Any], rows: int, count: int) -> list[Side]:
@@ -177,15 +178,8 @@ def measure(
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Yield a row for each batch size, variant and way, and for the package."""
     weights = random_weights(info)
-    oracles = []
-    if peer is not None:
-        with tempfile.TemporaryDirectory(prefix="decode-", dir=BUILD) as folder:
-            path = Path(folder) / "a.pth"
-            torch.save(weights, path)
-            oracles = [load_oracle(path, f"{DEVICE} fp16", kernels=peer)]
     model = build(info, weights, dtype)
-    del weights
-    sides = [side for oracle in oracles for side in peer_sides(oracle, label | {"side": "rwkv"}, count)]
+    sides: list[Side] = []
     texts: dict[int, torch.Tensor] = {}
     roofs = {}
     for size in rows:
@@ -204,6 +198,13 @@ def measure(
                 side.label["same_tokens"] = round(same, 4)
             sides += new
             print(ours | {"rows": size, "same_tokens": round(same, 4)}, flush=True)
+    if peer is not None:
+        with tempfile.TemporaryDirectory(prefix="decode-", dir=BUILD) as folder:
+            path = Path(folder) / "a.pth"
+            torch.save(weights, path)
+            oracle = load_oracle(path, f"{DEVICE} fp16", kernels=peer)
+        sides = peer_sides(oracle, label | {"side": "rwkv"}, count) + sides
+    del weights
     for side in sides:
         side.run()
         side.seconds.clear()
