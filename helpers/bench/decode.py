@@ -220,7 +220,7 @@ def measure(
 
 
 def machine(kernels: bool | None) -> dict[str, Any]:
-    packages = {name: package_version(name) for name in ("torch", "transformers")}
+    packages = {name: package_version(name) for name in ("torch", "transformers", "rwkv")}
     cpu = {"system": platform.system(), "cpus": os.cpu_count()}
     return cpu | {"gpu": torch.cuda.get_device_name(), DEVICE: torch.version.cuda, "rwkv_kernels": kernels} | packages
 
