@@ -214,10 +214,11 @@ class Rwkv6TimeMix(RwkvMatrixTimeMix):
     def mixtures(self, x: Tensor, difference: Tensor) -> dict[str, Tensor]:
         """Return the five inputs by their letters, each (B, T, D), mixed in ratios that the text sets."""
         hints = torch.tanh((x + difference * self.time_maa_x.to(x.dtype)) @ self.time_maa_w1)
-        hints = hints.unflatten(-1, (len(LETTERS), 1, -1)) @ self.time_maa_w2  # (B, T, 5, 1, D)
-        ratios = torch.stack([getattr(self, f"time_maa_{letter}")[0, 0] for letter in LETTERS]).to(x.dtype)
-        mixed = x[..., None, :] + difference[..., None, :] * (ratios + hints[..., 0, :])
-        return dict(zip(LETTERS, mixed.unbind(-2), strict=True))
+        by_letter = hints.flatten(0, 1).unflatten(-1, (len(LETTERS), -1)).transpose(0, 1)  # (5, B T, rank)
+        hints = (by_letter @ self.time_maa_w2).unflatten(1, x.shape[:2])  # (5, B, T, D)
+        ratios = torch.stack([getattr(self, f"time_maa_{letter}") for letter in LETTERS]).to(x.dtype)  # (5, 1, 1, D)
+        mixed = x + difference * (ratios + hints)
+        return dict(zip(LETTERS, mixed.unbind(0), strict=True))
 
     def forward(
         self, x: Tensor, before: Tensor, state: Tensor | None, lengths: Tensor | None, scale: float
