@@ -74,9 +74,9 @@ def wkv6_recurrent(
 def wkv6_scores(r: Tensor, k: Tensor, log_w: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return how much of v_j reaches y_i inside each chunk, and how much decays before, after and in it.
 
-    Scores of single tokens are joined to those of blocks of 2, 4, ... C tokens. In a block, token i of the second half
-    reads token j of the first one through all decays between them: those of the first half after j, which go into k_j,
-    and those of the second half before i, which go into r_i. Logarithms of decays are only ever added, never
+    The scores across the middle of a block are computed for blocks of 2, 4, ... C tokens. There, token i of the second
+    half reads token j of the first one through all decays between them: those of the first half after j, which go into
+    k_j, and those of the second half before i, which go into r_i. Logarithms of decays are only ever added, never
     subtracted, so no exponent is positive and none loses digits.
 
     Args:
@@ -87,18 +87,19 @@ def wkv6_scores(r: Tensor, k: Tensor, log_w: Tensor, u: Tensor) -> tuple[Tensor,
         scores (B, H, n, C, C), and logarithms: of the decay in a chunk before each token, after each token (both
         (B, H, n, C, N)), and of all its tokens (B, H, n, 1, N).
     """
-    r, k, total = (x.flatten(2, 3)[..., None, :] for x in (r, k, log_w))  # (B, H, n C, 1, N): blocks of one token
-    tokens = log_w.shape[3]
-    scores = (r * u[:, None, None] * k).sum(-1, keepdim=True)
-    before, after = torch.zeros_like(total), torch.zeros_like(total)
-    while scores.shape[-1] < tokens:
-        pairs = [x.unflatten(2, (-1, 2)).unbind(3) for x in (r, k, total, before, after, scores)]
-        (r1, r2), (k1, k2), (total1, total2), (before1, before2), (after1, after2), (scores1, scores2) = pairs
+    size, half, total = r.shape[3], 1, log_w
+    scores = torch.diag_embed((r * u[:, None, None] * k).sum(-1))
+    before, after = torch.zeros_like(log_w), torch.zeros_like(log_w)  # in blocks of one token
+    while half < size:
+        of_halves = [x.unflatten(3, (-1, 2, half)).unbind(4) for x in (r, k, before, after)]
+        (_, r2), (k1, _), (before1, before2), (after1, after2) = of_halves  # (B, H, n, blocks, half, N)
         across = (r2 * torch.exp(before2)) @ (k1 * torch.exp(after1)).mT
-        upper, lower = F.pad(scores1, (0, across.shape[-1])), torch.cat([across, scores2], dim=-1)
-        scores = torch.cat([upper, lower], dim=-2)
-        before, after = torch.cat([before1, before2 + total1], dim=-2), torch.cat([after1 + total2, after2], dim=-2)
-        r, k, total = torch.cat([r1, r2], dim=-2), torch.cat([k1, k2], dim=-2), total1 + total2
+        blocks = scores.unflatten(4, (-1, 2, half)).unflatten(3, (-1, 2, half))[:, :, :, :, 1, :, :, 0]
+        blocks.diagonal(dim1=3, dim2=5).copy_(across.movedim(3, -1))  # rows and columns of the same block
+        total1, total2 = total.unflatten(3, (-1, 2, 1)).unbind(4)  # (B, H, n, blocks, 1, N)
+        before = torch.stack([before1, before2 + total1], dim=4).flatten(3, 5)
+        after = torch.stack([after1 + total2, after2], dim=4).flatten(3, 5)
+        total, half = (total1 + total2).flatten(3, 4), 2 * half
     return scores, before, after, total
 
 
