@@ -28,19 +28,39 @@ REQUIRED = {
         "parity.passed": True,
     },
     "09": {"lambada.documents": 150, "lambada.same_predictions": True},
-    "10": {"batch.rows_equal": 3, "batch.logits_equal": True, "cache.same_tokens": True, "serve.same_answer": True},
-    "11": {"training.resumed_identical": True, "training.loss_fell": True},
+    "10": {"batch.rows_equal": 3, "cache.same_tokens": 20, "serve.same_answer": True},
+    "11": {"training.resumed_unequal": 0, "training.tuned_tensors": 98},
     "12": {
         "speed.parameters": 192_780_576,
         "speed.bytes_per_token": 574_664_832,
         "speed.operations_miscounted": 0,
     },
 }
-AT_LEAST = {"02": {"tokenizer.cases": 100_000}, "03": {"parity.tokens": 200}, "08": {"parity.tokens": 200}}
+AT_LEAST = {
+    "07": {"rwkv7.error_adding": 2.0},
+    "02": {"tokenizer.cases": 100_000},
+    "03": {"parity.tokens": 200},
+    "08": {"parity.tokens": 200},
+}
 AT_MOST = {
+    "06": {
+        "rwkv6.prefill_difference": 1e-4,
+        "rwkv6.decode_difference": 1e-4,
+        "rwkv6.converted_difference": 1e-4,
+        "rwkv6.chunks_difference": 1e-10,
+    },
+    "07": {
+        "rwkv7.prefill_difference": 1e-4,
+        "rwkv7.decode_difference": 1e-4,
+        "rwkv7.converted_difference": 1e-4,
+        "rwkv7.chunks_difference": 1e-10,
+        "rwkv7.error_erasing": 0.5,
+    },
     "03": {"parity.max_abs_logit_diff": 1e-4, "parity.versions_max_abs_logit_diff": 1e-4},
     "08": {"parity.max_abs_logit_diff": 1e-4, "conversion.versions_max_abs_logit_diff": 1e-4},
     "09": {"lambada.max_abs_logprob_diff": 1e-4},
+    "10": {"batch.max_abs_logit_diff": 1e-4},
+    "11": {"training.last_loss": 7},
     "12": {"speed.states_max_abs_diff": 1e-12},
 }
 

@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
@@ -151,6 +152,7 @@ def run_on(oracle: Any, function: Callable[..., Any], *arguments: Any) -> Any:
 
 def serve_oracle(connection: Any, path: Path, strategy: str, kernels: bool) -> None:
     """Answer the requests of an :class:`OracleApart` until it is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the process that asks; this one ends with it
     os.environ |= {"RWKV_V7_ON": "1", "RWKV_JIT_ON": "1", "RWKV_CUDA_ON": str(int(kernels))}
     try:
         with redirect_stdout(StringIO()):  # it prints what it loads
