@@ -187,7 +187,7 @@ def run(
                 if variant != "no":
                     model.compile_decoding(rows, fuse=variant == "fused", prompt_pieces=PIECES)
                 for batch, count in product(rows, tokens):
-                    label = {"version": version, "size": size, "dtype": dtype}
+                    label: dict[str, str | None] = {"version": version, "size": size, "dtype": dtype}
                     label["recorded"] = None if variant == "no" else variant
                     label["package"] = f"{device} {strategy}"
                     results.append(label | measure(work, model, oracle, batch, count, repeat, device))

@@ -5,14 +5,14 @@
 Every file that travels with a model asks for transformers before it imports anything newer.
 """
 
+import logging
 from collections.abc import Callable
 
 import torch
 import transformers
 from torch import Tensor
-from transformers.utils import logging
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 OLDEST = (5, 15)  # before, beam search gave other texts without an error
 KERNEL_DEVICE = "cuda"  # whose tensors kernels read
@@ -40,7 +40,8 @@ class TritonKernel:
 
     def __init__(self, name: str, load: Callable[[], Callable], example: Callable[[torch.device], tuple[Tensor, ...]]):
         self.name, self.load, self.example = name, load, example
-        self.tried, self.function = False, None
+        self.tried = False
+        self.function: Callable[..., tuple[Tensor, Tensor]] | None = None
 
     def to_read(self, x: Tensor) -> Callable[..., tuple[Tensor, Tensor]] | None:
         """Return the function if it can take tensors like this one: of a GPU, in fp32 and without gradients."""
