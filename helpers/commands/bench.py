@@ -39,7 +39,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_prefill(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--package-dtype", help="default: float32 on a CPU, float16 on a GPU")
-    parser.add_argument("--recorded", choices=("graph", "fused"), help="on a GPU: after compile_decoding")
+    parser.add_argument(
+        "--recorded", nargs="+", metavar="VARIANT", help="no, or on a GPU after compile_decoding: graph, fused"
+    )
     parser.set_defaults(run=run_prefill)
 
 
