@@ -18,13 +18,16 @@ NOTEBOOKS = run.find_notebooks()
 # what notebooks record: exact values, and limits
 REQUIRED = {
     "00": {"start.state_bytes": 473088, "start.state_growth": 0},
-    "01": {"vocab.tokens": 65529, "vocab.lost_by_ignore": 485, "vocab.roundtrip_identical": True},
-    "02": {"tokenizer.slow_mismatches": 0, "tokenizer.fast_mismatches": 0},
-    "03": {"parity.same_next_token": True, "modeling.behaviours_right": 22},
+    "01": {"vocab.tokens": 65529, "vocab.lost_by_ignore": 485, "vocab.bytes_different": 0},
+    "02": {f"tokenizer.{name}_mismatches": 0 for name in ("slow", "fast", "own_slow", "own_fast")},
+    "03": {"model.same_next_token": 1, "model.same_written_tokens": 40},
+    "04": {"parity.same_next_token": True, "modeling.behaviours_right": 22},
+    "05": {"parity.versions": 5},
     "08": {
         "conversion.tensors": 286,
-        "conversion.versions_converted": 4,
-        "conversion.export_identical": True,
+        "conversion.names_wrong": 0,
+        "conversion.sizes_inferred": 7,
+        "conversion.versions_converted": 6,
         "parity.passed": True,
     },
     "09": {"lambada.documents": 150, "lambada.same_predictions": True},
@@ -35,14 +38,24 @@ REQUIRED = {
         "speed.bytes_per_token": 574_664_832,
         "speed.operations_miscounted": 0,
     },
+    "13": {
+        "appendix.refused": 8,
+        "conversion.export_differences": 0,
+        "conversion.exported_versions": 7,
+        "conversion.refresh_differences": 0,
+    },
 }
 AT_LEAST = {
-    "07": {"rwkv7.error_adding": 2.0},
     "02": {"tokenizer.cases": 100_000},
-    "03": {"parity.tokens": 200},
+    "03": {"model.tokens": 80},
+    "04": {"parity.tokens": 200},
+    "07": {"rwkv7.error_adding": 2.0},
     "08": {"parity.tokens": 200},
 }
 AT_MOST = {
+    "03": {"model.max_abs_logit_diff": 1e-4, "model.lines": 100},
+    "04": {"parity.max_abs_logit_diff": 1e-4, "parity.ours_from_fp64": 1e-4, "parity.rwkv_from_fp64": 1e-4},
+    "05": {"parity.readers_max_abs_logit_diff": 1e-4, "parity.versions_max_abs_logit_diff": 1e-4},
     "06": {
         "rwkv6.prefill_difference": 1e-4,
         "rwkv6.decode_difference": 1e-4,
@@ -56,7 +69,6 @@ AT_MOST = {
         "rwkv7.chunks_difference": 1e-10,
         "rwkv7.error_erasing": 0.5,
     },
-    "03": {"parity.max_abs_logit_diff": 1e-4, "parity.versions_max_abs_logit_diff": 1e-4},
     "08": {"parity.max_abs_logit_diff": 1e-4, "conversion.versions_max_abs_logit_diff": 1e-4},
     "09": {"lambada.max_abs_logprob_diff": 1e-4},
     "10": {"batch.max_abs_logit_diff": 1e-4},

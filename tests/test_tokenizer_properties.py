@@ -19,7 +19,6 @@ from helpers.teaching.token_view import (
     show_tokens,
     token_label,
     tokens_html,
-    trie_figure,
 )
 from helpers.tokenizer.check import Mismatch, find_mismatches, fuzz_texts, load_cases, reference_tokenizer
 from helpers.tokenizer.fast import (
@@ -302,8 +301,3 @@ def test_explorer_follows_the_text_and_the_choice():
     assert "14 tokens" in widget.status.value
     assert "below, it is id 0: 2 tokens" in widget.status.value
     assert "run this cell" in repr(widget)  # what GitHub shows
-
-
-def test_trie_figure_draws_every_node():
-    figure = trie_figure(["a", "ab", "b"])
-    assert {text.get_text() for text in figure.axes[0].texts} >= {"a", "b"}

@@ -7,11 +7,9 @@ from typing import Any
 
 import ipywidgets as widgets
 from IPython.display import HTML
-from matplotlib.figure import Figure
 
 from ..hub_code.tokenization_rwkv_world import END_OF_TEXT
 from ..tokenizer.vocab import chars_to_token
-from .plotting import BLUE, GREY, SKY, new_figure
 
 # Pale backgrounds that dark text is easy to read on; five of them, so that neighbors differ.
 _BACKGROUNDS = ("#cfe8ff", "#ffe6b8", "#cdf0dc", "#ffd9cc", "#eadcf5")
@@ -131,30 +129,3 @@ class TokenizerExplorer(widgets.VBox):
     def __repr__(self) -> str:
         """What a page without a running kernel shows."""
         return "[Tokenizer explorer: run this cell in JupyterLab to type a text of your own]"
-
-
-def trie_figure(words: Iterable[str]) -> Figure:
-    """Draw the trie of a few words, one column a depth; nodes where a word ends are filled."""
-    words = sorted(words)
-    prefixes = sorted({word[:length] for word in words for length in range(len(word) + 1)})
-    leaves = [
-        prefix for prefix in prefixes if not any(other != prefix and other.startswith(prefix) for other in prefixes)
-    ]
-    rows = {leaf: float(row) for row, leaf in enumerate(leaves)}
-    for prefix in sorted(prefixes, key=len, reverse=True):  # a parent stands in the middle of its children
-        children = [rows[other] for other in prefixes if len(other) == len(prefix) + 1 and other.startswith(prefix)]
-        rows.setdefault(prefix, sum(children) / len(children) if children else 0.0)
-    figure, axes = new_figure(height=0.55 * len(leaves) + 1.2, width=7.0)
-    for prefix in prefixes:
-        x, y, parent = len(prefix), rows[prefix], prefix[:-1]
-        if prefix:
-            axes.plot([len(parent), x], [rows[parent], y], color=GREY, linewidth=1.2, zorder=1)
-        fill = SKY if prefix in words else "white"
-        axes.scatter(x, y, s=420 if prefix else 1100, zorder=2, edgecolor=BLUE, linewidth=1.5, color=fill)
-        label = prefix[-1:].replace(" ", "␣") or "start"
-        axes.text(x, y, label, ha="center", va="center", fontsize=10 if prefix else 9)
-    axes.set(xlabel="bytes read", ylabel="branch", yticks=[], xticks=range(max(map(len, words)) + 1))
-    axes.invert_yaxis()
-    axes.margins(0.12)
-    axes.grid(visible=False)
-    return figure
