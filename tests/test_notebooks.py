@@ -28,8 +28,8 @@ REQUIRED = {
         "parity.passed": True,
     },
     "09": {"lambada.documents": 150, "lambada.same_predictions": True},
-    "10": {"batch.rows_equal": 3, "batch.logits_equal": True, "cache.same_tokens": True, "serve.same_answer": True},
-    "11": {"training.resumed_identical": True, "training.loss_fell": True},
+    "10": {"batch.rows_equal": 3, "cache.same_tokens": 20, "serve.same_answer": True},
+    "11": {"training.resumed_unequal": 0, "training.tuned_tensors": 98},
     "12": {
         "speed.parameters": 192_780_576,
         "speed.bytes_per_token": 574_664_832,
@@ -41,6 +41,8 @@ AT_MOST = {
     "03": {"parity.max_abs_logit_diff": 1e-4, "parity.versions_max_abs_logit_diff": 1e-4},
     "08": {"parity.max_abs_logit_diff": 1e-4, "conversion.versions_max_abs_logit_diff": 1e-4},
     "09": {"lambada.max_abs_logprob_diff": 1e-4},
+    "10": {"batch.max_abs_logit_diff": 1e-4},
+    "11": {"training.last_loss": 7},
     "12": {"speed.states_max_abs_diff": 1e-12},
 }
 

@@ -16,7 +16,7 @@ FLOORS = (  # from the top; a room imports from lower floors only
     ("__main__",),
     ("commands",),
     ("series",),
-    ("teaching", "bench"),
+    ("teaching", "exercises", "bench"),
     ("training", "proof"),
     ("generation", "lambada"),
     ("conversion",),

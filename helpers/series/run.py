@@ -21,6 +21,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from ..atomic import write_text
 from ..errors import InputError
+from ..exercises.checking import fill_solutions
 from ..paths import BUILD, NOTEBOOKS, shown
 from ..teaching.notebook import METRICS_MIME, Metric
 
@@ -171,6 +172,7 @@ def committed_form(executed: NotebookNode) -> NotebookNode:
     Of a cell's metadata its tags stay, and whether JupyterLab hides its source or its outputs.
     """
     notebook = nbformat.from_dict(executed)
+    fill_solutions(notebook)
     notebook.metadata = {name: notebook.metadata[name] for name in ("kernelspec",) if name in notebook.metadata}
     notebook.metadata["language_info"] = {"name": "python"}
     for cell in notebook.cells:

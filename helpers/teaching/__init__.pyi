@@ -1,6 +1,7 @@
 from .chat_widget import ChatWidget
+from .drawing import arrow, box, canvas, cells, label
 from .environment import check_environment
-from .notebook import record
+from .notebook import record, show_source
 from .overview import parts_figure
 from .playground import Playground
 from .plotting import new_figure, show
@@ -10,11 +11,17 @@ __all__ = [
     "ChatWidget",
     "Playground",
     "TokenizerExplorer",
+    "arrow",
+    "box",
+    "canvas",
+    "cells",
     "check_environment",
+    "label",
     "new_figure",
     "parts_figure",
     "record",
     "show",
+    "show_source",
     "show_tokens",
     "tokens_html",
     "trie_figure",

@@ -1,4 +1,8 @@
-"""What every notebook uses: record a key number where tests can read it."""
+"""What every notebook uses: record a key number where tests can read it, and show the source of what it imports."""
+
+import inspect
+import textwrap
+from collections.abc import Callable
 
 from IPython.display import display
 
@@ -17,3 +21,15 @@ def record(**metrics: Metric) -> None:
     width = max(len(name) for name in named)
     lines = [f"{name:<{width}}  {value}" for name, value in named.items()]
     display({METRICS_MIME: named, "text/plain": "\n".join(lines)}, raw=True)
+
+
+def show_source(*things: Callable | type, name: str = "") -> None:
+    """Display the source of functions or classes, highlighted; readers without a kernel see it as well.
+
+    Args:
+        things: functions, methods or classes; the standard tool reads their source from the file.
+        name: a file's name, printed above the code.
+    """
+    code = "\n\n".join(textwrap.dedent(inspect.getsource(thing)).rstrip() for thing in things)
+    heading = f"`{name}`:\n\n" if name else ""
+    display({"text/markdown": f"{heading}```python\n{code}\n```", "text/plain": code}, raw=True)

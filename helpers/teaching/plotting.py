@@ -12,9 +12,13 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = COLORS = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#7F7F7F",
 )  # fmt: skip
 
+PAPER, INK = "#F7F7F4", "#22272E"  # not quite white, so that a figure does not glare on a dark page
+
 STYLE: dict[Any, Any] = {  # matplotlib's types have a list of the keys, so str would be too wide
     "figure.figsize": (8.0, 3.6),
     "figure.dpi": 110,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
     "figure.constrained_layout.use": True,
     "font.size": 10,
     "axes.titlesize": 11,
@@ -41,12 +45,13 @@ def show(figure: Figure, alt: str) -> None:
     """Display ``figure`` as a PNG with ``alt``, the sentence that a reader who cannot see it gets instead.
 
     Raises:
-        ValueError: the description is too short to describe anything, or an axis with data has no title or labels.
+        ValueError: the description is too short to describe anything, or an axis that is drawn has data but no labels.
     """
     if len(alt) < 20:
         raise ValueError(f"alt text {alt!r} is too short: say what the figure shows")
     for axes in figure.axes:
-        if axes.has_data() and axes.get_label() != "<colorbar>" and not (axes.get_xlabel() and axes.get_ylabel()):
+        drawn = axes.axison and axes.has_data() and axes.get_label() != "<colorbar>"
+        if drawn and not (axes.get_xlabel() and axes.get_ylabel()):
             raise ValueError("label both axes, with units")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

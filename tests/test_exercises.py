@@ -1,0 +1,203 @@
+"""The exercises: each stub is open, each typical mistake is recognized, each solution passes and is what is shown."""
+
+import ast
+import importlib
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+from helpers.exercises import checking
+from helpers.paths import ROOT
+from helpers.series.run import find_notebooks
+
+
+def exercises_of(number: str) -> tuple[checking.Exercise, ...]:
+    return importlib.import_module(f".nb{number}", checking.__package__).EXERCISES
+
+
+NUMBERS = sorted(path.stem[2:] for path in (ROOT / "helpers" / "exercises").glob("nb[0-9][0-9].py"))
+NAMES = [f"{number}.{position}" for number in NUMBERS for position in range(1, len(exercises_of(number)) + 1)]
+MISTAKES = [(name, sentence) for name in NAMES for sentence in checking.find_exercise(name).mistakes]
+
+
+def notebook_of(number: str) -> nbformat.NotebookNode:
+    (path,) = find_notebooks([number])
+    return nbformat.read(path, as_version=4)
+
+
+def cell_of(name: str, kind: str) -> nbformat.NotebookNode:
+    number, position = name.split(".")
+    (cell,) = (cell for cell in notebook_of(number).cells if cell.id == f"{kind}-{number}-{position}")
+    return cell
+
+
+def imports_of(notebook: nbformat.NotebookNode) -> str:
+    """Return all that a notebook imports at the top level of its cells."""
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    cleaned = (re.sub(r"^[%!].*$", "", source, flags=re.M) for source in code)
+    nodes = [node for source in cleaned for node in ast.parse(source).body]
+    return "\n".join(ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom))
+
+
+def defined(source: str, name: str, before: str = ""):
+    """Run the source of a cell, and return the function of this name that it defines."""
+    namespace: dict = {}
+    exec(compile(before, "imports", "exec"), namespace)  # the project's own notebook
+    exec(compile(source, "cell", "exec"), namespace)
+    return namespace[name]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_cells_and_exercises_belong_together(number):
+    """Each exercise has its three cells, in this order, and no cell is without an exercise."""
+    ids = [cell.id for cell in notebook_of(number).cells]
+    found = [index for index in ids if re.fullmatch(r"(exercise|check|solution)-\d\d-\d+", index)]
+    names = [name.replace(".", "-") for name in NAMES if name.startswith(number)]
+    assert found == [f"{kind}-{name}" for name in names for kind in ("exercise", "check", "solution")]
+    assert len(names) >= 4, "two easy ones, a medium and a hard one"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_stub_is_open(name):
+    exercise = checking.find_exercise(name)
+    cell = cell_of(name, "exercise")
+    stub = defined(cell.source, exercise.solution.__name__, imports_of(notebook_of(name[:2])))
+    assert "exercise" in cell.metadata.get("tags", [])
+    verdict = checking.judge(name, stub)
+    assert not verdict.right
+    assert verdict.text.startswith(f"Exercise {name} is still open. ")
+    assert len(verdict.text) > 50, "the stub says what to do"
+    code, written = stub.__code__, exercise.solution.__code__
+    assert code.co_varnames[: code.co_argcount] == written.co_varnames[: written.co_argcount]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_check_cell_checks_it(name):
+    source = cell_of(name, "check").source
+    assert f'check("{name}", {checking.find_exercise(name).solution.__name__})' in source
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_solution_passes_where_it_is_pasted(name):
+    """The folded cell holds the solution, and it works with the notebook's imports alone."""
+    cell = cell_of(name, "solution")
+    assert cell.source == checking.solution_text(name)
+    code = re.search(r"```python\n(.*?)\n```", cell.source, re.DOTALL).group(1)
+    written = defined(code, checking.find_exercise(name).solution.__name__, imports_of(notebook_of(name[:2])))
+    verdict = checking.judge(name, written)
+    assert verdict.right, verdict.text
+
+
+@pytest.mark.parametrize(("name", "sentence"), MISTAKES)
+def test_a_mistake_is_recognized(name, sentence):
+    exercise = checking.find_exercise(name)
+    verdict = checking.judge(name, exercise.mistakes[sentence])
+    assert not verdict.right
+    assert sentence in verdict.text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_constant_does_not_pass(name):
+    """No exercise is solved by an answer that does not look at its input."""
+    exercise = checking.find_exercise(name)
+    first = checking.outcome(exercise.solution, next(iter(exercise.cases())))
+    for constant in (None, 0, "", first if len(list(exercise.cases())) > 1 else None):
+        assert not checking.judge(name, lambda *_, value=constant: value).right
+
+
+# the mechanism
+
+
+def longest(words: list[str]) -> str:
+    return max(words, key=len)
+
+
+EXAMPLE = checking.Exercise(
+    solution=longest,
+    cases=lambda: [(["a", "bb"],), (["ccc", "dd"],)],
+    mistakes={"You take the last word.": lambda words: words[-1], "You sort.": lambda words: max(words)},
+    why="Length decides.",
+)
+
+
+@pytest.fixture
+def example(monkeypatch):
+    monkeypatch.setattr(checking, "find_exercise", lambda name: EXAMPLE)
+
+
+def raises(words):
+    raise KeyError("x")
+
+
+def changes(words):
+    words.sort(key=len)
+    return words.pop()
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (longest, "Exercise 99.1: right, 2 of 2 checks."),
+        (changes, "right, 2 of 2"),  # each call gets a fresh copy
+        (
+            lambda words: words[-1],
+            "1 of 2 checks are right.\n<lambda>(['ccc', 'dd']) returns 'dd'; it should be 'ccc'.",
+        ),
+        (lambda words: words[-1], "\nYou take the last word."),
+        (raises, "raises(['a', 'bb']) raises KeyError: 'x'; it should be 'bb'."),
+        (lambda words: None, "returns None"),
+    ],
+)
+def test_verdicts(answer, text, example):
+    assert text in checking.judge("99.1", answer).text
+
+
+def test_a_stub_is_open(example, capsys):
+    def stub(words):
+        raise NotImplementedError("Compare the lengths.")
+
+    checking.check("99.1", stub)
+    assert capsys.readouterr().out == "Exercise 99.1 is still open. Compare the lengths.\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "same"),
+    [
+        (1.00001, 1.0, True),
+        (1.1, 1.0, False),
+        (torch.ones(3), torch.ones(3), True),
+        (torch.ones(1), torch.ones(3), False),
+        (torch.ones(3), torch.full((3,), 1.01), False),
+        ([1, 2], torch.tensor([1, 2]), True),
+        ((1.0, [2.0]), (1.0, [2.000001]), True),
+        ({"a": 1.0}, {"a": 1.0, "b": 2.0}, False),
+        ("a", "a", True),
+        (None, torch.ones(3), False),
+        (KeyError("a"), KeyError("b"), True),
+        (KeyError("a"), ValueError("b"), False),
+    ],
+)
+def test_answers_are_compared(given, expected, same):
+    assert checking.agree(given, expected, checking.equal) == same
+
+
+@pytest.mark.parametrize("name", ["99.1", "02.99", "2", "", "../nb02.1"])
+def test_unknown_exercise(name):
+    with pytest.raises(ValueError, match="There is no exercise"):
+        checking.find_exercise(name)
+
+
+def test_what_is_folded(example):
+    text = checking.solution_text("99.1")
+    assert text.startswith("<details><summary>Solution</summary>\n\n```python\ndef longest(")
+    assert text.endswith("\n```\n\nLength decides.\n\n</details>")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("old", id="solution-99-1")])
+    checking.fill_solutions(notebook)
+    assert notebook.cells[0].source == text
+
+
+def test_the_modules_have_notebooks():
+    assert {path.name[:2] for path in find_notebooks()} >= set(NUMBERS), Path("helpers/exercises")
