@@ -1,0 +1,67 @@
+"""Pictures of notebook 06: a decay that the text sets, two thin matrices, and masks that differ from text to text."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .drawing import INPUT, MEMORY, OUTPUT, UNUSED, WORK, arrow, box, canvas, cells, label
+from .plotting import BLUE, GREY, new_figure
+
+
+def forgetting_picture() -> Figure:
+    """Draw what two memories hold after each token of a sentence that begins anew in the middle."""
+    figure, axes = canvas(2.9, "When to forget: a clock, or the text")
+    tokens = ["red", "red", ".", "blue", "blue"]
+    for x, token in enumerate(tokens):
+        cells(axes, 2.2 + 1.1 * x, 2.25, [token], INPUT, width=0.95)
+    for y, name, held, colors in (
+        (1.35, "RWKV-5\nfades by the clock", ["1", "1.9", "1.7", "1.5", "1.4"], [MEMORY] * 5),
+        (0.35, "RWKV-6\nthe text decides", ["1", "2", "0", "0", "0"], [MEMORY, MEMORY, UNUSED, UNUSED, UNUSED]),
+    ):
+        label(axes, 1.05, y + 0.22, name)
+        for x, (text, color) in enumerate(zip(held, colors, strict=True)):
+            cells(axes, 2.2 + 1.1 * x, y, [text], color, width=0.95)
+    label(axes, 1.05, 2.45, "the text")
+    label(axes, 4.9, 1.98, "how much “red” is held after each token", size=8)
+    arrow(axes, (4.88, 1.12), (4.88, 0.85))
+    label(axes, 6.2, 0.98, "“.” says: forget", size=8)
+    return figure
+
+
+def thin_matrices_picture() -> Figure:
+    """Draw how a token sets a number per channel through two thin matrices."""
+    figure, axes = canvas(2.3, "How a token has a say: two thin matrices")
+    box(axes, 0.85, 1.25, "mixed token\nD", INPUT, width=1.3, height=0.8)
+    box(axes, 2.75, 1.25, "D × R", WORK, width=0.9, height=1.5)
+    box(axes, 4.15, 1.25, "tanh\nR", UNUSED, width=0.9, height=0.6)
+    box(axes, 5.6, 1.25, "R × D", WORK, width=1.4, height=0.6)
+    box(axes, 7.25, 1.25, "plus a fixed\nnumber: D", OUTPUT, width=1.2, height=0.8)
+    for start, end in ((1.52, 2.28), (3.22, 3.68), (4.62, 4.88), (6.32, 6.63)):
+        arrow(axes, (start, 1.25), (end, 1.25))
+    label(axes, 4.0, 0.22, "R is small: 2 D R numbers instead of D × D", size=8)
+    return figure
+
+
+def decays_figure(tokens: Sequence[str], decays: Mapping[str, Sequence[float]]) -> Figure:
+    """Plot the decay at each token of a text for a few memories, one line each."""
+    figure, axes = new_figure(height=2.7)
+    styles = zip((GREY, BLUE), ("--", "-"), ("o", "s"), strict=True)
+    for (name, values), (color, line, marker) in zip(decays.items(), styles, strict=False):
+        axes.plot(range(len(tokens)), values, line, color=color, marker=marker, label=name)
+    axes.set_xticks(range(len(tokens)), tokens)
+    axes.set(xlabel="token", ylabel="what is held of “red”", title="Two memories read the same text", ylim=(-0.1, 3.3))
+    axes.legend()
+    return figure
+
+
+def masks_figure(masks: Mapping[str, Tensor]) -> Figure:
+    """Draw how much of token j is left when token i reads, for several texts side by side: (C, C) each."""
+    figure, every = new_figure(1, len(masks), height=3.0)
+    for axes, (name, mask) in zip(np.atleast_1d(every), masks.items(), strict=True):
+        image = axes.imshow(mask.numpy(), vmin=0, vmax=1)
+        axes.set(title=name, xlabel="token j, which is read", ylabel="token i, which reads")
+        axes.grid(False)
+    figure.colorbar(image, ax=every, shrink=0.85, label="share that is left")
+    return figure
