@@ -29,16 +29,23 @@ from ..teaching.notebook import METRICS_MIME, Metric
 def find_notebooks(names: list[str] | None = None, folder: Path = NOTEBOOKS) -> list[Path]:
     """Return the notebooks in order, or those whose names begin with one of ``names``, for example ``["02", "05"]``.
 
+    Translations, whose names end in ``_zh``, are left out: they say what the originals say.
+
     Raises:
         InputError: a name fits no notebook.
     """
-    every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    every = [path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")) if not path.stem.endswith("_zh")]
     if not names:
         return every
     for name in names:
         if not any(path.name.startswith(name) for path in every):
             raise InputError(f"No notebook in {shown(folder)} begins with {name!r}; give for example 02.")
     return [path for path in every if path.name.startswith(tuple(names))]
+
+
+def find_translations(folder: Path = NOTEBOOKS) -> list[Path]:
+    """Return the notebooks in Chinese, in order."""
+    return sorted(folder.glob("[0-9][0-9]_*_zh.ipynb"))
 
 
 def execute(notebook: Path, out: Path, parameters: dict | None = None) -> NotebookNode:
