@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv/bin/python
 
-.PHONY: tutorial test lint lab clean
+.PHONY: tutorial test lint lab site clean
 
 # Run the notebooks, show progress, print a table of results.
 tutorial: .venv/installed
@@ -14,8 +14,13 @@ test: lint
 lint: .venv/installed
 	$(VENV) -m ruff check . && $(VENV) -m ruff format --check . && $(VENV) -m mypy
 
+# The whole project is JupyterLab's root, so that links from notebooks to other files work.
 lab: .venv/installed
-	$(VENV) -m jupyter lab notebooks/00_start_here.ipynb
+	$(VENV) -m helpers.series.lab
+
+# The series as a website, from the committed notebooks, into build/site.
+site: .venv/site-installed
+	$(VENV) -m helpers.series.site
 
 clean:
 	$(PYTHON) -c "import shutil; shutil.rmtree('build', ignore_errors=True)"
@@ -25,4 +30,8 @@ clean:
 	@echo "Installing the pinned packages into .venv, a few minutes the first time ..."
 	$(PYTHON) -m venv .venv
 	$(VENV) -m pip install --quiet --requirement requirements.txt
+	$(VENV) -c "import pathlib; pathlib.Path('$@').touch()"
+
+.venv/site-installed: .venv/installed requirements-site.txt
+	$(VENV) -m pip install --quiet --requirement requirements-site.txt
 	$(VENV) -c "import pathlib; pathlib.Path('$@').touch()"

@@ -8,7 +8,7 @@ CUDA = torch.cuda.is_available()
 if not CUDA:
     os.environ["TRITON_INTERPRET"] = "1"
 
-from helpers.hub_code import modeling_rwkv4, modeling_rwkv5  # noqa: E402
+from helpers.hub_code import modeling_rwkv4, modeling_rwkv5, modeling_rwkv6, wkv4_triton, wkv6_triton  # noqa: E402
 from helpers.training import wkv_triton  # noqa: E402
 
 TOLERANCE = 1e-2 if CUDA else 1e-5  # products in bf16 and tf32 on a GPU, in fp32 in the interpreter
@@ -44,3 +44,35 @@ def check() -> None:
         state = torch.tensor([0.0, 0.0, modeling_rwkv4.EMPTY], device=device).view(1, 3, 1).expand(2, 3, 64)
         found = differences(wkv_triton.wkv4, modeling_rwkv4.wkv4_recurrent, inputs, state)
         assert max(found) < TOLERANCE, found
+
+
+@torch.no_grad()
+def check_reading() -> None:
+    """The kernels for reading: output and state, from a state, with padding, of sizes that fill no chunk."""
+    generator = torch.Generator().manual_seed(0)
+    device = "cuda" if CUDA else "cpu"
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator).to(device)
+
+    def compare(kernel, definition, inputs, state, tokens):
+        for lengths in (None, torch.tensor([tokens, tokens // 2, 0], device=device)):
+            for _ in range(2):  # the second time from the state of the first
+                ours, expected = (function(*inputs, state, lengths) for function in (kernel, definition))
+                for a, b in zip(ours, expected, strict=True):
+                    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+                state = expected[1]
+
+    empty = torch.tensor([0.0, 0.0, modeling_rwkv4.EMPTY], device=device).view(1, 3, 1)
+    for tokens, width, scale in ((2, 1, 1.0), (7, 40, 20.0), (64, 64, 1.0), (100, 33, 5.0)):
+        inputs = (
+            scale * normal(3, tokens, width),
+            normal(3, tokens, width),
+            -torch.exp(2 * normal(width)),
+            normal(width),
+        )
+        compare(wkv4_triton.wkv4, modeling_rwkv4.wkv4_recurrent, inputs, empty.expand(3, 3, width), tokens)
+    for tokens, size in ((2, 8), (32, 64), (70, 24)):
+        r, k, v, decay = (normal(3, 2, tokens, size) for _ in range(4))
+        inputs = r / size**0.5, k, v, -torch.exp(decay - 2), normal(2, size)
+        compare(wkv6_triton.wkv6, modeling_rwkv6.wkv6_recurrent, inputs, normal(3, 2, size, size), tokens)

@@ -8,6 +8,7 @@ import torch
 
 from helpers.generation.chat import Chat, transcript
 from helpers.generation.sampling import Sampling, logits_processors
+from helpers.teaching import worker
 from helpers.teaching.chat_widget import ChatWidget
 from helpers.tokenizer.vocab import read_vocab
 
@@ -161,7 +162,33 @@ def test_an_empty_line_is_not_sent(widget):
     assert widget.chat.messages == []
 
 
-def test_stop_and_start_over(widget):
+def test_enter_sends(widget):
+    widget.text.value = "Hello"
+    widget.text._handle_custom_msg({"event": "submit"}, [])  # what the browser sends
+    widget.worker.wait(LIMIT)
+    assert widget.chat.messages[0]["content"] == "Hello"
+
+
+def test_a_double_click_sends_and_does_not_stop(widget):
+    widget.text.value = "Hello"
+    widget.button.click()
+    widget.button.click()
+    assert not widget.worker.stopping
+
+
+def test_a_long_message_can_be_stopped_while_it_is_read_and_is_put_back(widget, monkeypatch):
+    message = "Hello " * 2500
+    reading = widget.worker.reading
+    monkeypatch.setattr(widget.worker, "reading", lambda left: (left < 2000 and widget.worker.stop(), reading(left)))
+    widget.text.value = message
+    widget.button.click()
+    widget.worker.wait(LIMIT)
+    assert widget.status.value == "stopped"
+    assert (widget.chat.messages, widget.text.value) == ([], message)
+
+
+def test_stop_and_start_over(widget, monkeypatch):
+    monkeypatch.setattr(worker, "SETTLE", 0)
     widget.chat.settings = Sampling(max_new_tokens=400)
     widget.text.value = "Hello"
     widget.button.click()
@@ -183,6 +210,7 @@ def test_errors_are_shown(widget, monkeypatch):
     widget.button.click()
     widget.worker.wait(LIMIT)
     assert widget.status.value == "<b>ZeroDivisionError</b>: division by zero"
+    assert widget.text.value == "Hello"
     assert widget.button.description == "Send"
 
 

@@ -503,16 +503,34 @@ def test_graphs_overwrite_no_state(version, said, exact_fp32):
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dtype", "rows"), [(torch.float32, 1), (torch.bfloat16, 1), (torch.float16, 2)])
 @torch.inference_mode()
-def test_joined_kernels_on_a_gpu(version, dtype, said, exact_fp32):
+def test_joined_kernels_on_a_gpu(version, dtype, rows, said, exact_fp32):
     """A few roundings of the dtype, of 24, 8 and 11 bits, in logits of size 1 to 10."""
     plain, recorded = (to_dtype(tiny_model(version, layers=7), dtype).cuda() for _ in range(2))
-    recorded.compile_decoding([2])
-    ids = ids_of(20, rows=2).cuda()
+    recorded.compile_decoding([rows])
+    ids = ids_of(20, rows=rows).cuda()
     ours, theirs = read_in_steps(recorded, ids, 3).float(), read_in_steps(plain, ids, 3).float()
     off = (ours - theirs).abs().mean() / theirs.abs().mean()
     assert off < {torch.float32: 1e-5, torch.bfloat16: 0.02, torch.float16: 0.004}[dtype]
+    assert not said
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("version", VERSIONS)
+def test_joined_prompts_on_a_gpu(version, said, exact_fp32):
+    """torch.compile takes the kernels for reading, too."""
+    plain, recorded = tiny_model(version).cuda(), tiny_model(version).cuda()
+    recorded.compile_decoding([2], prompt_pieces=(64,))
+    ids = ids_of(100, rows=2).cuda()
+    mask = torch.ones_like(ids)
+    mask[0, :30] = 0
+    words = {"attention_mask": mask, "use_cache": True, "logits_to_keep": 1}
+    with torch.no_grad():
+        expected, ours = (model(ids, **words) for model in (plain, recorded))
+    torch.testing.assert_close(ours.logits, expected.logits, atol=1e-4, rtol=1e-4)
+    for part, wanted in zip(ours.state, expected.state, strict=True):
+        torch.testing.assert_close(part, wanted, atol=1e-4, rtol=1e-4)
     assert not said
 
 

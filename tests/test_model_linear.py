@@ -80,3 +80,15 @@ def test_a_model_with_and_without_onednn(version, monkeypatch):
     ours = model(ids).logits
     monkeypatch.setattr(rwkv_linear, "has_onednn", lambda: False)
     torch.testing.assert_close(ours, model(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_product_as_a_sum(dtype, bias):
+    """The form in which torch.compile gets the products of a step on a GPU: rounded once, at the end."""
+    layer = torch.nn.Linear(96, 96, bias=bias).to(dtype)
+    x = torch.randn(1, 1, 96, generator=torch.Generator().manual_seed(0)).to(dtype)
+    ours = rwkv_linear.vector_product(x, layer.weight, layer.bias)
+    assert ours.shape == (1, 1, 96)
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours, layer(x))

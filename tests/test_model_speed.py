@@ -50,6 +50,19 @@ def test_a_whole_run(work, small):
     assert list((small / "build").iterdir()) == []
 
 
+@pytest.mark.parametrize("work", ["prefill", "decode"])
+def test_versions_that_the_package_runs_in_different_processes(work, small, monkeypatch):
+    monkeypatch.setitem(speed.SIZES, "0.1B", (2, 64))
+    out = small / "speed.json"
+    options = ["--versions", "6", "7", "--dtypes", "float32", "--rows", "2", "--tokens", "9"]
+    assert cli.main(["bench", work, *options, "--repeat", "1", "--threads", "1", "--out", str(out)]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["version"] for row in rows] == ["6", "7"]
+    for row in rows:
+        assert row["relative_logit_difference"] < 1e-5
+        assert row["runs"]["package_seconds"][0] > 0
+
+
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [

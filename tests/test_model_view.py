@@ -1,4 +1,4 @@
-"""What the pictures of notebook 03 are made of: half-lives, states, scores, and heads that copy."""
+"""What the pictures of notebook 04 are made of: half-lives, states, scores, and heads that copy."""
 
 import math
 
@@ -87,8 +87,6 @@ def test_figures_can_be_shown(model, ids):
     scores = model_view.reading_scores(model, ids, layer=0)
     same = parity.converted_prefill(model, ids.tolist())
     figures = [
-        model_view.block_figure(),
-        model_view.mask_figure([0.9, 0.5], bonus=0.5),
         model_view.half_life_figure(model),
         model_view.difference_figure({"same": parity.compare_traces(same, same)}),
         model_view.state_figure(states, TOKENS, layer=1, head=1, at=[0, 8]),

@@ -4,15 +4,20 @@ Tolerances: fp64 comparisons of two orders of summation stay under 1e-10; fp32 l
 10, where 1e-4 is about a hundred roundings.
 """
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
-from tiny_models import VOCAB, ids_of
+from tiny_models import VOCAB, ids_of, tiny_model
 from transformers import AutoModelForCausalLM
 
 from helpers.checkpoints import oracle, synthetic
 from helpers.conversion import directory
 from helpers.hub_code import modeling_rwkv4 as rwkv4
 from helpers.hub_code import modeling_rwkv5 as rwkv5
+from helpers.hub_code import modeling_rwkv6 as rwkv6
+from helpers.hub_code import rwkv_requirements
 from helpers.proof import parity
 
 CHECKPOINTS = {
@@ -169,6 +174,57 @@ def test_wkv4_scan_is_the_recurrence(lengths, scale):
         length = 37 if lengths is None else int(lengths[row])
         torch.testing.assert_close(y2[row, :length], y[row, :length], atol=1e-10, rtol=1e-10)
     torch.testing.assert_close(after2, after, atol=1e-10, rtol=1e-10)
+
+
+KERNELS = {"4": (rwkv4, "wkv4", "wkv4_scan", 1), "6": (rwkv6, "wkv6", "wkv6_chunked", 2)}  # and the axis of tokens
+
+
+@pytest.fixture(params=KERNELS)
+def on_cpu(request, monkeypatch):
+    """Let tensors on the CPU go to the Triton kernel of a version, as if it had never been tried."""
+    said, module = [], KERNELS[request.param][0]
+    monkeypatch.setattr(rwkv_requirements, "KERNEL_DEVICE", "cpu")
+    monkeypatch.setattr(module.KERNEL, "tried", False)
+    monkeypatch.setattr(module.KERNEL, "function", None)
+    monkeypatch.setattr(rwkv_requirements.logger, "warning", said.append)
+    return request.param, said
+
+
+@torch.no_grad()
+def test_without_triton_prompts_are_read_as_before(on_cpu, monkeypatch):
+    """One sentence says so, once; the kernels themselves are compared with the definitions in ``kernel_check.py``."""
+    version, said = on_cpu
+    monkeypatch.setitem(sys.modules, f"helpers.hub_code.wkv{version}_triton", None)
+    model, ids = tiny_model(version), ids_of(20)
+    ours = [model(ids).logits for _ in range(2)]
+    monkeypatch.setattr(rwkv_requirements, "KERNEL_DEVICE", "cuda")
+    assert all(torch.equal(logits, model(ids).logits) for logits in ours)
+    assert len(said) == 1
+    assert f"without the Triton kernel wkv{version}, which does not run here" in said[0]
+
+
+def test_where_kernels_are_used(on_cpu, monkeypatch):
+    """Without gradients, in fp32 inside, and for more than one token."""
+    version, said = on_cpu
+    module, name, plain, axis = KERNELS[version]
+    used = []
+
+    def kernel(*args):
+        used.append(args[0].shape[axis])
+        return getattr(module, plain)(*args)
+
+    monkeypatch.setitem(sys.modules, f"helpers.hub_code.{name}_triton", SimpleNamespace(**{name: kernel}))
+    model, ids = tiny_model(version, layers=1), ids_of(20)
+    model(ids)
+    with torch.no_grad():
+        model.double()(ids)
+        assert used == []
+        state = model.float()(ids, use_cache=True).state
+        assert used == [2, 20]  # the first time to see whether it runs
+        model(ids[:, :1], state=state)
+        model.bfloat16()(ids)
+    assert used == [2, 20, 20]
+    assert said == []
 
 
 def test_gradients_of_the_parallel_forms():

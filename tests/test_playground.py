@@ -8,6 +8,7 @@ import time
 import pytest
 
 from helpers.generation.sampling import Sampling, stream_text
+from helpers.teaching import worker
 from helpers.teaching.playground import MAX_NEW_TOKENS, Playground
 
 LIMIT = 60  # seconds after which a thread counts as stuck
@@ -69,7 +70,8 @@ def test_another_seed_writes_another_text(playground):
     assert texts[0] == texts[2] != texts[1]
 
 
-def test_stop_ends_the_text_and_run_works_again(playground):
+def test_stop_ends_the_text_and_run_works_again(playground, monkeypatch):
+    monkeypatch.setattr(worker, "SETTLE", 0)
     playground.length.value = MAX_NEW_TOKENS
     playground.button.click()
     until(lambda: playground.status.value.endswith("tokens …"))
@@ -84,6 +86,36 @@ def test_stop_ends_the_text_and_run_works_again(playground):
     playground.button.click()
     playground.worker.wait(LIMIT)
     assert playground.status.value.startswith("done: 2 tokens, ")
+
+
+def test_a_double_click_starts_and_does_not_stop(playground):
+    playground.length.value = MAX_NEW_TOKENS
+    playground.button.click()
+    playground.button.click()
+    assert not playground.worker.stopping
+
+
+def test_reading_a_long_prompt_can_be_stopped(playground, monkeypatch):
+    monkeypatch.setattr(worker, "SETTLE", 0)
+    seen = []
+    playground.status.observe(lambda change: seen.append(change["new"]), names="value")
+    playground.status.observe(lambda change: playground.button.click() if len(seen) == 3 else None, names="value")
+    playground.prompt.value = "Hello " * 2500
+    playground.button.click()
+    playground.worker.wait(LIMIT)
+    assert seen[0] == "reading, 2,501 tokens left …"
+    assert seen[-1] == playground.status.value == "stopped"
+    assert len(seen) == 4
+
+
+def test_the_widget_of_a_cell_that_is_run_again_stops(playground, tiny_rwkv5):
+    playground.length.value = MAX_NEW_TOKENS
+    playground.button.click()
+    until(lambda: playground.status.value.endswith("tokens …"))
+    again = Playground(*tiny_rwkv5)
+    playground.worker.wait(LIMIT)
+    assert playground.status.value.startswith("stopped: ")
+    again.close()
 
 
 def test_closing_ends_the_thread(tiny_rwkv5):

@@ -19,7 +19,6 @@ from helpers.teaching.token_view import (
     show_tokens,
     token_label,
     tokens_html,
-    trie_figure,
 )
 from helpers.tokenizer.check import Mismatch, find_mismatches, fuzz_texts, load_cases, reference_tokenizer
 from helpers.tokenizer.fast import (
@@ -267,6 +266,10 @@ def test_html_is_escaped_and_complete():
     assert ">3c 62 3e<" in page
 
 
+def test_a_long_run_of_spaces_is_counted():
+    assert ">␣ × 30 a<" in tokens_html([1], [b" " * 30 + b"a"])
+
+
 def test_html_of_a_long_text_is_cut():
     page = tokens_html(range(MAX_TOKENS + 5), [b"a"] * (MAX_TOKENS + 5))
     assert "and 5 more tokens" in page
@@ -294,9 +297,7 @@ def test_explorer_follows_the_text_and_the_choice():
     assert "14 tokens" in widget.status.value
     widget.ordinary.value = False
     assert ">0<" in widget.view.value
+    assert ">none<" in widget.view.value
+    assert "14 tokens" in widget.status.value
+    assert "below, it is id 0: 2 tokens" in widget.status.value
     assert "run this cell" in repr(widget)  # what GitHub shows
-
-
-def test_trie_figure_draws_every_node():
-    figure = trie_figure(["a", "ab", "b"])
-    assert {text.get_text() for text in figure.axes[0].texts} >= {"a", "b"}

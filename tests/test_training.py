@@ -788,9 +788,10 @@ def test_a_fast_step_leaves_nothing_behind(kernel, monkeypatch):
     assert trained.model.blocks[0].attention.wkv is own
 
 
-def test_kernels_equal_the_models_own_functions():
+@pytest.mark.parametrize("check", ["check", "check_reading"])
+def test_kernels_equal_the_models_own_functions(check):
     """On a GPU directly; without one in Triton's interpreter, which must be chosen before Triton is imported."""
     pytest.importorskip("triton")
-    code = "from tests.kernel_check import check; check()"
+    code = f"from tests.kernel_check import {check}; {check}()"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

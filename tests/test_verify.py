@@ -56,6 +56,7 @@ def test_a_conversion_passes(version, tmp_path):
     assert all(run.max_abs_logit_diff <= 1e-4 for run in certificate.runs)
     card = (folder / "README.md").read_text()
     assert "Parity certificate: passed" in card
+    assert "| every position of these runs | the same everywhere |" in card
 
 
 @pytest.mark.usefixtures("few_texts")

@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import version as package_version
 from itertools import product
 from pathlib import Path
@@ -28,7 +29,7 @@ import torch
 from ..atomic import write_text
 from ..checkpoints.format import checkpoint_info, expected_shapes
 from ..checkpoints.names import hub_name
-from ..checkpoints.oracle import load_oracle
+from ..checkpoints.oracle import load_oracle, run_on
 from ..checkpoints.synthetic import random_tensor
 from ..checkpoints.versions import CheckpointInfo
 from ..conversion.configuration import language_model_class, model_config
@@ -40,13 +41,13 @@ from . import checks
 from .checks import check_counts, check_output
 
 SIZES = {size: checks.SIZES[size] for size in ("0.1B", "1.5B")}
-VERSIONS = ("4", "5.0", "5.2")
+VERSIONS = ("4", "5.0", "5.2", "6", "7")
 VARIANTS = ("eager", "graph", "fused")
 BANDWIDTH = {"H200": 4.8e12, "H100": 3.35e12}  # bytes/s: NVIDIA's data sheets, SXM
 DEVICE = "cuda"
 PROMPT = 16  # tokens before the first step
 
-Write = Callable[[int], object]  # a number of tokens
+Write = Callable[[int], float | None]  # a number of tokens; returns seconds if it measures them itself
 
 
 class Side:
@@ -59,16 +60,17 @@ class Side:
     def run(self) -> None:
         torch.cuda.synchronize()
         start = time.perf_counter()
-        self.write(self.count)
+        seconds = self.write(self.count)
         torch.cuda.synchronize()
-        self.seconds.append(time.perf_counter() - start)
+        self.seconds.append(seconds or time.perf_counter() - start)
 
     def row(self) -> dict[str, Any]:
         """Return the median, and all runs."""
         rates = [self.count * self.rows / seconds for seconds in self.seconds]
         median = statistics.median(rates)
         rate = {"tokens_per_s": round(median, 1), "lowest": round(min(rates), 1), "highest": round(max(rates), 1)}
-        return self.label | {"rows": self.rows} | rate | {"ms_per_step": round(1e3 * self.rows / median, 4)}
+        step = {"ms_per_step": round(1e3 * self.rows / median, 4), "seconds": self.seconds}
+        return self.label | {"rows": self.rows} | rate | step
 
 
 def our_sides(model: Any, label: dict[str, Any], rows: int, count: int) -> list[Side]:
@@ -88,10 +90,10 @@ def our_sides(model: Any, label: dict[str, Any], rows: int, count: int) -> list[
                 token.tolist()
             output = model(token, state=output.state, use_cache=True)
 
-    def generate(count: int) -> torch.Tensor:
+    def generate(count: int) -> None:
         model._decoding = decoding
         options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-        return model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, **options)
+        model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, **options)
 
     ways = {"step": step, "loop": lambda count: step(count, fetch=True), "generate": generate}
     return [Side(label | {"way": way}, write, rows, count) for way, write in ways.items()]
@@ -106,16 +108,22 @@ def write_text_of(model: Any, rows: int) -> torch.Tensor:
 
 def peer_sides(oracle: Any, label: dict[str, Any], count: int) -> list[Side]:
     """Return the two ways to write with the package: a fixed token again and again, and the most probable one."""
+    ways = {"step": False, "loop": True}
+    return [
+        Side(label | {"way": way}, partial(run_on, oracle, package_writes, fetch), 1, count)
+        for way, fetch in ways.items()
+    ]
 
-    prompt = oracle.forward([1] * PROMPT, None)
 
-    def step(count: int, fetch: bool = False) -> None:
-        logits, state = prompt  # the package changes the state in place
-        for _ in range(count):
-            logits, state = oracle.forward([int(logits.argmax()) if fetch else 1], state)
-
-    ways = {"step": step, "loop": lambda count: step(count, fetch=True)}
-    return [Side(label | {"way": way}, write, 1, count) for way, write in ways.items()]
+def package_writes(oracle: Any, fetch: bool, count: int) -> float:
+    """Let the package's model write after a prompt, and return the seconds of the steps."""
+    logits, state = oracle.forward([1] * PROMPT, None)
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(count):
+        logits, state = oracle.forward([int(logits.argmax()) if fetch else 1], state)
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def peer_kernels() -> bool:
@@ -151,7 +159,7 @@ def build(info: CheckpointInfo, weights: dict[str, torch.Tensor], dtype: torch.d
         for own, parameter in module.named_parameters(prefix=name, recurse=False):
             if any(kept in own for kept in kept_in_fp32):
                 parameter.data = parameter.data.float()
-    model.load_state_dict({hub_name(name): weight for name, weight in weights.items()})
+    model.load_state_dict({hub_name(name, info.row.layout): weight for name, weight in weights.items()})
     return model.eval()
 
 
@@ -170,15 +178,8 @@ def measure(
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Yield a row for each batch size, variant and way, and for the package."""
     weights = random_weights(info)
-    oracles = []
-    if peer is not None:
-        with tempfile.TemporaryDirectory(prefix="decode-", dir=BUILD) as folder:
-            path = Path(folder) / "a.pth"
-            torch.save(weights, path)
-            oracles = [load_oracle(path, f"{DEVICE} fp16", kernels=peer)]
     model = build(info, weights, dtype)
-    del weights
-    sides = [side for oracle in oracles for side in peer_sides(oracle, label | {"side": "rwkv"}, count)]
+    sides: list[Side] = []
     texts: dict[int, torch.Tensor] = {}
     roofs = {}
     for size in rows:
@@ -197,6 +198,13 @@ def measure(
                 side.label["same_tokens"] = round(same, 4)
             sides += new
             print(ours | {"rows": size, "same_tokens": round(same, 4)}, flush=True)
+    if peer is not None:
+        with tempfile.TemporaryDirectory(prefix="decode-", dir=BUILD) as folder:
+            path = Path(folder) / "a.pth"
+            torch.save(weights, path)
+            oracle = load_oracle(path, f"{DEVICE} fp16", kernels=peer)
+        sides = peer_sides(oracle, label | {"side": "rwkv"}, count) + sides
+    del weights
     for side in sides:
         side.run()
         side.seconds.clear()
@@ -212,7 +220,7 @@ def measure(
 
 
 def machine(kernels: bool | None) -> dict[str, Any]:
-    packages = {name: package_version(name) for name in ("torch", "transformers")}
+    packages = {name: package_version(name) for name in ("torch", "transformers", "rwkv")}
     cpu = {"system": platform.system(), "cpus": os.cpu_count()}
     return cpu | {"gpu": torch.cuda.get_device_name(), DEVICE: torch.version.cuda, "rwkv_kernels": kernels} | packages
 

@@ -13,7 +13,6 @@ takes one row after the other. Loading is not timed, and each side runs once bef
 import gc
 import json
 import os
-import shutil
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ from ..atomic import write_text
 from ..checkpoints.bundled import BUNDLED_SHA256, bundled_checkpoint
 from ..checkpoints.files import load_checkpoint
 from ..checkpoints.format import describe
-from ..checkpoints.oracle import fp32_copy, load_oracle
+from ..checkpoints.oracle import fp32_copy, load_oracle, run_on
 from ..checkpoints.synthetic import write_random_checkpoint
 from ..checkpoints.versions import VERSIONS
 from ..conversion.directory import convert
@@ -38,9 +37,11 @@ from ..errors import InputError
 from ..lambada.run import STRATEGIES
 from ..paths import BUILD, RESULTS
 from .checks import SIZES, check_counts, check_output, processor
+from .decode import peer_kernels
 from .lambada import machine, timed
 
 WORKS = {"prefill": (64, 512, 4096), "decode": (32,)}  # and tokens a row, by default
+RECORDED = ("no", "graph", "fused")
 PIECES = (64, 512, 2048)  # of prompts that are recorded
 FIRST = 16  # tokens that are read before some are written
 
@@ -59,13 +60,13 @@ def ours_decodes(model: Any, ids: Tensor) -> Tensor:
     return output.logits[:, -1]
 
 
-def package_reads(oracle: Any, ids: Tensor) -> Tensor:
-    return torch.stack([oracle.forward(row, None)[0] for row in ids.tolist()])
+def package_reads(oracle: Any, rows: list[list[int]]) -> Tensor:
+    return torch.stack([oracle.forward(row, None)[0] for row in rows])
 
 
-def package_decodes(oracle: Any, ids: Tensor) -> Tensor:
+def package_decodes(oracle: Any, rows: list[list[int]]) -> Tensor:
     last = []
-    for row in ids.tolist():
+    for row in rows:
         logits, state = oracle.forward(row[:FIRST], None)
         for index in row[FIRST:]:
             logits, state = oracle.forward([index], state)
@@ -79,21 +80,32 @@ READERS: dict[str, tuple[Callable, Callable]] = {
 }
 
 
+def time_package(oracle: Any, work: str, rows: list[list[int]], device: str, threads: int) -> tuple[float, Any]:
+    """Return seconds, and the last logits as an array."""
+    torch.set_num_threads(threads)
+    seconds, logits = timed(partial(READERS[work][1], oracle, rows), device)
+    return seconds, logits.float().cpu().numpy()
+
+
 def measure(work: str, model: Any, oracle: Any, rows: int, tokens: int, repeat: int, device: str) -> dict:
     """Return tokens a second of both sides: medians of ``repeat`` runs in turn, and all runs."""
     count = tokens + FIRST if work == "decode" else tokens
     vocab = model.config.vocab_size
     ids = torch.randint(1, min(vocab, 65530), (rows, count), generator=torch.Generator().manual_seed(0)).to(device)
-    ours, package = READERS[work]
-    sides = {"ours": partial(ours, model, ids), "package": partial(package, oracle, ids)}
-    logits = {name: side() for name, side in sides.items()}
+    threads = torch.get_num_threads()
+    sides = {
+        "ours": partial(timed, partial(READERS[work][0], model, ids), device),
+        "package": partial(run_on, oracle, time_package, work, ids.tolist(), device, threads),
+    }
+    logits = {name: side()[1] for name, side in sides.items()}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeat):
         for name, side in sides.items():
-            seconds[name].append(timed(side, device)[0])
+            seconds[name].append(side()[0])
     rate = {name: rows * count / statistics.median(runs) for name, runs in seconds.items()}
     ratios = [theirs / our for our, theirs in zip(seconds["ours"], seconds["package"], strict=True)]
-    apart = (logits["ours"].float() - logits["package"].float().to(device)).norm() / logits["package"].float().norm()
+    expected = torch.from_numpy(logits["package"])
+    apart = (logits["ours"].float().cpu() - expected).norm() / expected.norm()
     return {
         "rows": rows,
         "tokens": tokens,
@@ -107,13 +119,13 @@ def measure(work: str, model: Any, oracle: Any, rows: int, tokens: int, repeat: 
     }
 
 
-def checkpoint_of(version: str, size: str, folder: Path) -> Path:
-    """Return a checkpoint in fp32, which the package needs to compute in fp32 from the first layer on."""
+def checkpoint_of(version: str, size: str, folder: Path, dtype: torch.dtype) -> Path:
+    """Return a checkpoint; the package needs one in fp32 to compute in fp32 from the first layer on."""
     if size in BUNDLED_SHA256:
         return fp32_copy(bundled_checkpoint(size), folder)
     layers, hidden = SIZES[size]
     shape = {"layers": layers, "hidden_size": hidden, "head_size": 64}
-    return write_random_checkpoint(folder / f"{version}-{size}.pth", version, dtype=torch.float32, **shape)
+    return write_random_checkpoint(folder / f"{version}-{size}.pth", version, dtype=dtype, **shape)
 
 
 def run(
@@ -127,7 +139,7 @@ def run(
     device: str = "cpu",
     threads: int = 2,
     repeat: int = 5,
-    recorded: str | None = None,
+    recorded: Sequence[str] = ("no",),
     out: Path | None = None,
 ) -> list[dict]:
     """Measure; write and return a row for each version, size, dtype, number of rows and of tokens.
@@ -136,7 +148,7 @@ def run(
         work: ``prefill`` or ``decode``. rows: in a batch. tokens: of each row, read or written.
         package_dtype: by default float32 on a CPU, float16 on a GPU.
         threads: of a CPU. repeat: runs of each side.
-        recorded: ``graph`` or ``fused``: record prompts of ours with ``compile_decoding`` before, on a GPU.
+        recorded: ``no``, ``graph`` or ``fused``: record prompts of ours with ``compile_decoding`` before, on a GPU.
         out: by default ``prefill_cpu.json`` and so on among the recorded results.
 
     Raises:
@@ -146,6 +158,7 @@ def run(
         "--versions": (versions, tuple(VERSIONS)),
         "--sizes": (sizes, (*SIZES, *BUNDLED_SHA256)),
         "--dtypes": (dtypes, tuple(STRATEGIES)),
+        "--recorded": (recorded, RECORDED),
         "--package-dtype": ([package_dtype] if package_dtype else [], tuple(STRATEGIES)),
     }
     for option, (given, choices) in known.items():
@@ -156,24 +169,26 @@ def run(
     out = out or RESULTS / f"{work}_{device}.json"
     check_output(out)
     gpu = choose_device(device) == "cuda"
-    kernels = gpu and shutil.which("nvcc") is not None  # without a compiler the package runs plain PyTorch
-    strategy = STRATEGIES[package_dtype or ("float16" if gpu else "float32")]
+    kernels = gpu and peer_kernels()
+    package_dtype = package_dtype or ("float16" if gpu else "float32")
+    strategy, weights = STRATEGIES[package_dtype], getattr(torch, package_dtype if gpu else "float32")
     torch.set_num_threads(threads)
     BUILD.mkdir(parents=True, exist_ok=True)
     results: list[dict] = []
     shapes = [(version, size) for version, size in product(versions, sizes) if size in SIZES]
     for version, size in shapes + [("", size) for size in sizes if size in BUNDLED_SHA256]:
         with tempfile.TemporaryDirectory(prefix="model-speed-", dir=BUILD) as scratch:
-            checkpoint = checkpoint_of(version, size, Path(scratch))
+            checkpoint = checkpoint_of(version, size, Path(scratch), weights)
             version = describe(load_checkpoint(checkpoint)).version
             converted = convert(checkpoint, Path(scratch) / "converted", progress=False)
             oracle = load_oracle(checkpoint, f"{device} {strategy}", kernels=kernels)
-            for dtype in dtypes:
+            for dtype, variant in product(dtypes, recorded):
                 model = load_model(converted, dtype=getattr(torch, dtype), device=device)
-                if recorded:
-                    model.compile_decoding(rows, fuse=recorded == "fused", prompt_pieces=PIECES)
+                if variant != "no":
+                    model.compile_decoding(rows, fuse=variant == "fused", prompt_pieces=PIECES)
                 for batch, count in product(rows, tokens):
-                    label = {"version": version, "size": size, "dtype": dtype, "recorded": recorded}
+                    label: dict[str, str | None] = {"version": version, "size": size, "dtype": dtype}
+                    label["recorded"] = None if variant == "no" else variant
                     label["package"] = f"{device} {strategy}"
                     results.append(label | measure(work, model, oracle, batch, count, repeat, device))
                     print({key: value for key, value in results[-1].items() if key != "runs"}, flush=True)

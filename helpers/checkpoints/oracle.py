@@ -4,9 +4,11 @@ import gc
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,7 +66,7 @@ def load_oracle(path: str | Path, strategy: str = "cpu fp32", kernels: bool = Fa
     if Path(path).suffix != ".pth":
         raise InputError(f"The rwkv package reads files that end in .pth only, and {path} does not; rename it.")
     if info.row.oracle_apart:
-        return OracleApart(Path(path).absolute(), strategy)
+        return OracleApart(Path(path).absolute(), strategy, kernels)
     os.environ["RWKV_JIT_ON"] = "1"
     os.environ["RWKV_CUDA_ON"] = str(int(kernels))
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
@@ -104,10 +106,10 @@ class OracleApart:
     A switch that it reads when it is imported, ``RWKV_V7_ON``, decides whether it runs RWKV-7 or all other versions.
     """
 
-    def __init__(self, path: Path, strategy: str):
+    def __init__(self, path: Path, strategy: str, kernels: bool = False):
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve_oracle, args=(theirs, path, strategy), daemon=True)
+        self.process = context.Process(target=serve_oracle, args=(theirs, path, strategy, kernels), daemon=True)
         self.process.start()
         theirs.close()
         self.receive(f"load {path} with the strategy {strategy!r}")
@@ -116,11 +118,16 @@ class OracleApart:
         self, ids: list[int], state: list[Tensor] | None, full_output: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
         """Return logits (T, V) or (V,), and the state, as :meth:`rwkv.model.RWKV.forward` does."""
-        self.connection.send((ids, None if state is None else [part.numpy() for part in state], full_output))
-        logits, *parts = self.receive("run")
+        before = None if state is None else [part.numpy() for part in state]
+        logits, *parts = self.run(forward_apart, ids, before, full_output)
         return torch.from_numpy(logits), [torch.from_numpy(part) for part in parts]
 
-    def receive(self, action: str) -> list[Any]:
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return ``function(model, *arguments)``, run in that process: a function of a module, and no tensors."""
+        self.connection.send((function, arguments))
+        return self.receive("run")
+
+    def receive(self, action: str) -> Any:
         """Return an answer of the process.
 
         Raises:
@@ -132,33 +139,46 @@ class OracleApart:
             answer = "its process ended"
         if isinstance(answer, str):
             raise InputError(f"The rwkv package cannot {action}: {answer}.")
-        return cast(list[Any], answer)
+        return answer
 
     def __del__(self) -> None:
         self.connection.close()  # upon which the process ends
 
 
-def serve_oracle(connection: Any, path: Path, strategy: str) -> None:
-    """Answer the requests of an :class:`OracleApart` until it is gone. The state's matrices have rows of keys here."""
+def run_on(oracle: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return ``function(model, *arguments)`` for the package's model, in the process in which it is."""
+    return oracle.run(function, *arguments) if isinstance(oracle, OracleApart) else function(oracle, *arguments)
+
+
+def serve_oracle(connection: Any, path: Path, strategy: str, kernels: bool) -> None:
+    """Answer the requests of an :class:`OracleApart` until it is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the process that asks; this one ends with it
-    os.environ |= {"RWKV_V7_ON": "1", "RWKV_JIT_ON": "1", "RWKV_CUDA_ON": "0"}
+    os.environ |= {"RWKV_V7_ON": "1", "RWKV_JIT_ON": "1", "RWKV_CUDA_ON": str(int(kernels))}
     try:
-        with redirect_stdout(None):  # it prints what it loads
+        with redirect_stdout(StringIO()):  # it prints what it loads
             from rwkv.model import RWKV
 
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
             model = RWKV(model=str(path.with_suffix("")), strategy=strategy)
         connection.send([])
         while True:
-            ids, state, full_output = connection.recv()
-            before = None if state is None else transposed([torch.from_numpy(part.copy()) for part in state])
+            function, arguments = connection.recv()
             with torch.no_grad():
-                logits, after = model.forward(ids, before, full_output)
-            connection.send([x.float().numpy() for x in [logits, *transposed(after)]])
+                connection.send(function(model, *arguments))
     except EOFError:
         return
     except Exception as error:  # whatever the package raises
         connection.send((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip("."))
+
+
+def forward_apart(model: Any, ids: list[int], state: list[Any] | None, full_output: bool) -> list[Any]:
+    """Return logits and state as arrays in fp32. The state's matrices have rows of keys outside."""
+    before = None
+    if state is not None:
+        parts = transposed([torch.from_numpy(part.copy()) for part in state])
+        before = [part.to(own) for part, own in zip(parts, model.generate_zero_state(), strict=True)]
+    logits, after = model.forward(ids, before, full_output)
+    return [x.float().cpu().numpy() for x in [logits, *transposed(after)]]
 
 
 def transposed(state: list[Tensor]) -> list[Tensor]:

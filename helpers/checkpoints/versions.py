@@ -228,7 +228,7 @@ RWKV4 = VersionRow(
     class_prefix="modeling_rwkv4.Rwkv4",
     native_class="RwkvForCausalLM",
     native_layers=2,  # with one, it divides by zero
-    code_files=("modeling_rwkv4.py", *SHARED_CODE),
+    code_files=("modeling_rwkv4.py", "wkv4_triton.py", *SHARED_CODE),
     oracle_limits=width_limit,
     summary=summary_4_and_5,
     oddities=lambda info: (),
@@ -389,7 +389,7 @@ RWKV6 = VersionRow(
     class_prefix="modeling_rwkv6.Rwkv6",
     native_class=None,
     native_layers=0,
-    code_files=("configuration_rwkv6.py", "modeling_rwkv6.py", *SHARED_CODE),
+    code_files=("configuration_rwkv6.py", "modeling_rwkv6.py", "wkv6_triton.py", *SHARED_CODE),
     oracle_limits=oracle_limits_5,
     summary=lambda info: {
         "mixing ratios": f"set by the text, rank {info.details['mix_rank']}",

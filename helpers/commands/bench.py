@@ -10,6 +10,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_conversion(names.add_parser("conversion", help=text, description=text))
     text = "score LAMBADA in batches, against the article's loop over the rwkv package"
     add_lambada(names.add_parser("lambada", help=text, description=text))
+    text = "count LAMBADA's words that the bundled model finds, by how often their passage has said them"
+    add_copying(names.add_parser("copying", help=text, description=text))
     text = "let many clients use serve at once: what is lost, and does its memory grow?"
     add_serving(names.add_parser("serving", help=text, description=text))
     text = "encode texts on one thread, against BlinkDL's tokenizer, GPT-2's BPE, and WordPiece over whole texts"
@@ -37,7 +39,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_prefill(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--package-dtype", help="default: float32 on a CPU, float16 on a GPU")
-    parser.add_argument("--recorded", choices=("graph", "fused"), help="on a GPU: after compile_decoding")
+    parser.add_argument(
+        "--recorded", nargs="+", metavar="VARIANT", help="no, or on a GPU after compile_decoding: graph, fused"
+    )
     parser.set_defaults(run=run_prefill)
 
 
@@ -62,6 +66,14 @@ def add_lambada(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", metavar="MODEL", help="bundled, 0.1B (default: both)")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="default: in benchmarks/results/")
     parser.set_defaults(run=run_lambada)
+
+
+def add_copying(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, help="a JSON Lines file with the field text, or: hub")
+    parser.add_argument("--limit", type=int, help="passages (default: all)")
+    parser.add_argument("--threads", type=int, default=2, help="of a CPU")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="default: in benchmarks/results/")
+    parser.set_defaults(run=run_copying)
 
 
 def add_decode(parser: argparse.ArgumentParser) -> None:
@@ -108,6 +120,13 @@ def run_lambada(args: argparse.Namespace) -> None:
 
     options = given(args, "data", "device", "limit", "repeat", "threads", "batch_tokens", "models", "out")
     lambada.run(**options, loop_count=args.loop)
+
+
+def run_copying(args: argparse.Namespace) -> None:
+    from ..bench import copying
+
+    for row in copying.run(**given(args, "data", "limit", "threads", "out")):
+        print(row)
 
 
 def run_decode(args: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """Exercises of notebook 07: erasing, decays, one step as a matrix, a chunk as a triangle."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -155,10 +156,10 @@ EXERCISES = (
         mistakes={
             "This chunk never erases: the rows u are missing.": without_erasing,
             "You erase from the state after its decay; a_t reads S of the token before, not yet decayed (W of t-1).": (
-                lambda *chunk: by_loop(*chunk, order="decay first")
+                partial(by_loop, order="decay first")
             ),
             "What a token erases is decayed at the same token. Only from the next token on it is (W of s, not s-1).": (
-                lambda *chunk: by_loop(*chunk, decay_erased=True)
+                partial(by_loop, decay_erased=True)
             ),
         },
         why="Two matrix products, a triangle, two matrix products, however many tokens there are. No loop over tokens.",

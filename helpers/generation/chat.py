@@ -1,6 +1,6 @@
 """Chat with a model in the format of the World models, the past carried as a state: each turn reads only itself."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -37,10 +37,11 @@ class Chat:
         """Return ids; what a user types is ordinary text, with ``<|endoftext|>`` too."""
         return encode_whole(self.tokenizer, text, split_special_tokens=True)
 
-    def reply(self, text: str) -> Generator[str, None, None]:
+    def reply(self, text: str, reading: Callable[[int], None] | None = None) -> Generator[str, None, None]:
         """Answer ``text``: yield the answer so far, longer by a token each time, until a blank line or the last token.
 
         Leaving the loop early ends the turn, and the answer so far stands. After an error, nothing was said.
+        ``reading``: see :func:`helpers.generation.sampling.stream`.
         """
         message = {"role": "user", "content": text}
         unread, state = self.unread + self.encode(chat_prompt([message])), self.state
@@ -49,7 +50,7 @@ class Chat:
         written = ""
         self.messages += [message, {"role": "assistant", "content": ""}]
         try:
-            for token, read_so_far in stream(self.model, unread, settings, self.state):
+            for token, read_so_far in stream(self.model, unread, settings, self.state, reading):
                 state = read_so_far
                 new_ids.append(token)
                 written = self.tokenizer.decode(new_ids)

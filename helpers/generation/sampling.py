@@ -6,7 +6,7 @@ left after any token, has random numbers of its own, and hands out the state, so
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -232,12 +232,23 @@ class Decoding:
         return output.logits[:, -1].float()
 
 
-def stream(model: Any, ids: list[int], settings: Sampling, state: tuple | None = None) -> Iterator[tuple[int, tuple]]:
+def stream(
+    model: Any,
+    ids: list[int],
+    settings: Sampling,
+    state: tuple | None = None,
+    reading: Callable[[int], None] | None = None,
+) -> Iterator[tuple[int, tuple]]:
     """Yield one new token after the other, each with the state after everything before it.
 
     Stops after ``max_new_tokens`` or before the end of text (id 0). Arguments and errors: see :class:`Decoding`.
+    ``reading`` is called before each piece of the prompt with the number of tokens that are left to read.
     """
     decoding = Decoding(model, ids, settings, state)
+    if reading is not None:
+        reading(len(ids))
+        while decoding.read_piece():
+            reading(decoding.unread.shape[1])
     for _ in range(settings.max_new_tokens):
         step = decoding.step()
         token = step.tokens[0]
@@ -269,12 +280,14 @@ def encode_whole(tokenizer: Any, text: str, **options: Any) -> list[int]:
     return tokenizer(text, **options)["input_ids"]
 
 
-def stream_text(model: Any, tokenizer: Any, prompt: str, settings: Sampling) -> Iterator[str]:
+def stream_text(
+    model: Any, tokenizer: Any, prompt: str, settings: Sampling, reading: Callable[[int], None] | None = None
+) -> Iterator[str]:
     """Yield the continuation of ``prompt``, longer by one token each time; the last one is the whole.
 
-    A character that is not complete yet is held back until its last token comes.
+    A character that is not complete yet is held back until its last token comes. ``reading``: see :func:`stream`.
     """
     new_ids: list[int] = []
-    for token, _ in stream(model, encode_whole(tokenizer, prompt), settings):
+    for token, _ in stream(model, encode_whole(tokenizer, prompt), settings, reading=reading):
         new_ids.append(token)
         yield tokenizer.decode(new_ids).rstrip("\ufffd")

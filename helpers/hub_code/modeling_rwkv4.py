@@ -13,11 +13,12 @@ transformers' own ``RwkvForCausalLM`` loads the same directory; this class also 
 masks, saves unchanged weights after a forward, and works with beam search and with a single layer.
 """
 
-from .rwkv_requirements import require_transformers
+from .rwkv_requirements import TritonKernel, require_transformers
 
 require_transformers()  # before the imports that an older one would fail at
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +40,6 @@ from .rwkv_common import (
 from .rwkv_linear import RwkvLinear
 
 EMPTY = -1e38  # the maximum before the first token: e^EMPTY is 0, and differences stay finite in fp32
-
 
 Sums = tuple[Tensor, ...]  # three: numerator and denominator, both divided by e^maximum, and maximum
 
@@ -124,6 +124,27 @@ def running_sums(sums: Sums, log_decay: Tensor) -> Sums:
     return tuple(torch.stack(pair, dim=2).flatten(1, 2)[:, :tokens] for pair in pairs)
 
 
+def wkv4(
+    k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same as :func:`wkv4_recurrent`: by a Triton kernel where one can run, or else by :func:`wkv4_scan`."""
+    return (KERNEL.to_read(k) or wkv4_scan)(k, v, w, u, state, lengths)
+
+
+def load_kernel() -> Callable[..., tuple[Tensor, Tensor]]:
+    from .wkv4_triton import wkv4
+
+    return wkv4
+
+
+def kernel_example(device: torch.device) -> tuple[Tensor, ...]:
+    tokens, channel = torch.zeros(1, 2, 1, device=device), torch.zeros(1, device=device)
+    return tokens, tokens, channel, channel, torch.zeros(1, 3, 1, device=device)
+
+
+KERNEL = TritonKernel("wkv4", load_kernel, kernel_example)
+
+
 class Rwkv4TimeMix(RwkvTimeMix):
     """Time-mix of RWKV-4: ``output(sigmoid(R x') * wkv(K x', V x'))``; RWKV-4 paper, equations 11 to 15."""
 
@@ -143,7 +164,7 @@ class Rwkv4TimeMix(RwkvTimeMix):
         self.time_decay = nn.Parameter(torch.empty(width))
         self.time_first = nn.Parameter(torch.empty(width))
         self.output = RwkvLinear(width, hidden, bias=False)
-        self.wkv = wkv4_scan
+        self.wkv = wkv4
 
     def initialize(self) -> None:
         """Initialize as BlinkDL/RWKV-LM does: decays from slow (channel 0) to fast."""
@@ -166,8 +187,8 @@ class Rwkv4TimeMix(RwkvTimeMix):
         k = at_least_fp32(self.key(mix(x, previous, self.time_mix_key)))
         v = at_least_fp32(self.value(mix(x, previous, self.time_mix_value)))
         w, u = -torch.exp(at_least_fp32(self.time_decay)), at_least_fp32(self.time_first)
-        wkv4 = wkv4_recurrent if x.shape[1] == 1 else self.wkv
-        wkv, state = wkv4(k, v, w, u, self.initial_wkv(len(x)) if state is None else state.to(k), lengths)
+        read = wkv4_recurrent if x.shape[1] == 1 else self.wkv
+        wkv, state = read(k, v, w, u, self.initial_wkv(len(x)) if state is None else state.to(k), lengths)
         return self.output(scaled(r * wkv.to(x.dtype), scale)), last_token(x, before, lengths), state
 
 

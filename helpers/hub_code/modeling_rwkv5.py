@@ -7,8 +7,8 @@ For one head, with row vectors r_t, k_t, v_t of N channels and a state S of N x 
     y_t = r_t (diag(u) k_t^T v_t + S_{t-1})        read: the state, and the current token with its bonus u
     S_t = diag(w) S_{t-1} + k_t^T v_t              write: forget by the decay w, then add the current token
 
-with ``w = exp(-exp(time_decay))``. In 5.0 and 5.1, w and u are one number a head; in 5.2, one a channel. The decay
-never depends on the text, which makes the chunked form below possible.
+with ``w = exp(-exp(time_decay))``. In 5.0 and 5.1, w and u are one number per head; in 5.2, one per channel. Each step
+is linear in S, which makes the chunked form below possible. As w never depends on the text, all texts share one mask.
 """
 
 from .configuration_rwkv5 import Rwkv5Config  # first: it says which transformers is needed

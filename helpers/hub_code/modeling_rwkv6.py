@@ -19,6 +19,8 @@ A ratio here counts what comes from the token *before*: 1 minus the ratio of RWK
 from .configuration_rwkv6 import Rwkv6Config  # first: it says which transformers is needed
 
 # isort: split
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,7 +41,9 @@ from .rwkv_common import (
     without_autocast,
 )
 from .rwkv_linear import RwkvLinear
+from .rwkv_requirements import TritonKernel
 
+CHUNKS_AT_ONCE = 64  # whose states are one matrix product, of a size that grows with the square of this number
 LETTERS = "wkvrg"  # of the inputs, in the order of time_maa_w1 and time_maa_w2
 
 
@@ -70,9 +74,9 @@ def wkv6_recurrent(
 def wkv6_scores(r: Tensor, k: Tensor, log_w: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return how much of v_j reaches y_i inside each chunk, and how much decays before, after and in it.
 
-    Scores of single tokens are joined to those of blocks of 2, 4, ... C tokens. In a block, token i of the second half
-    reads token j of the first one through all decays between them: those of the first half after j, which go into k_j,
-    and those of the second half before i, which go into r_i. Logarithms of decays are only ever added, never
+    The scores across the middle of a block are computed for blocks of 2, 4, ... C tokens. There, token i of the second
+    half reads token j of the first one through all decays between them: those of the first half after j, which go into
+    k_j, and those of the second half before i, which go into r_i. Logarithms of decays are only ever added, never
     subtracted, so no exponent is positive and none loses digits.
 
     Args:
@@ -83,19 +87,40 @@ def wkv6_scores(r: Tensor, k: Tensor, log_w: Tensor, u: Tensor) -> tuple[Tensor,
         scores (B, H, n, C, C), and logarithms: of the decay in a chunk before each token, after each token (both
         (B, H, n, C, N)), and of all its tokens (B, H, n, 1, N).
     """
-    r, k, total = (x.flatten(2, 3)[..., None, :] for x in (r, k, log_w))  # (B, H, n C, 1, N): blocks of one token
-    tokens = log_w.shape[3]
-    scores = (r * u[:, None, None] * k).sum(-1, keepdim=True)
-    before, after = torch.zeros_like(total), torch.zeros_like(total)
-    while scores.shape[-1] < tokens:
-        pairs = [x.unflatten(2, (-1, 2)).unbind(3) for x in (r, k, total, before, after, scores)]
-        (r1, r2), (k1, k2), (total1, total2), (before1, before2), (after1, after2), (scores1, scores2) = pairs
+    size, half, total = r.shape[3], 1, log_w
+    scores = torch.diag_embed((r * u[:, None, None] * k).sum(-1))
+    before, after = torch.zeros_like(log_w), torch.zeros_like(log_w)  # in blocks of one token
+    while half < size:
+        of_halves = [x.unflatten(3, (-1, 2, half)).unbind(4) for x in (r, k, before, after)]
+        (_, r2), (k1, _), (before1, before2), (after1, after2) = of_halves  # (B, H, n, blocks, half, N)
         across = (r2 * torch.exp(before2)) @ (k1 * torch.exp(after1)).mT
-        upper, lower = F.pad(scores1, (0, across.shape[-1])), torch.cat([across, scores2], dim=-1)
-        scores = torch.cat([upper, lower], dim=-2)
-        before, after = torch.cat([before1, before2 + total1], dim=-2), torch.cat([after1 + total2, after2], dim=-2)
-        r, k, total = torch.cat([r1, r2], dim=-2), torch.cat([k1, k2], dim=-2), total1 + total2
+        blocks = scores.unflatten(4, (-1, 2, half)).unflatten(3, (-1, 2, half))[:, :, :, :, 1, :, :, 0]
+        blocks.diagonal(dim1=3, dim2=5).copy_(across.movedim(3, -1))  # rows and columns of the same block
+        total1, total2 = total.unflatten(3, (-1, 2, 1)).unbind(4)  # (B, H, n, blocks, 1, N)
+        before = torch.stack([before1, before2 + total1], dim=4).flatten(3, 5)
+        after = torch.stack([after1 + total2, after2], dim=4).flatten(3, 5)
+        total, half = (total1 + total2).flatten(3, 4), 2 * half
     return scores, before, after, total
+
+
+def wkv6_states(added: Tensor, total: Tensor, state: Tensor) -> Tensor:
+    """Return S before each chunk and after the last one, (B, H, n + 1, N, N), as one matrix product.
+
+    What chunk m added has decayed by all chunks since when chunk n begins, and so has the initial state, which stands
+    here as a chunk of its own, the first::
+
+        S_n = sum_{m<n} w_{m+1} ... w_{n-1} A_m        with w_m the decay in all of chunk m
+
+    Args:
+        added: (B, H, n, N, N), what each chunk adds, A.
+        total: (B, H, n, 1, N), the logarithm of the decay in all of each chunk.
+        state: (B, H, N, N), the initial state.
+    """
+    parts = torch.cat([state[:, :, None], added], dim=2)
+    decays = F.pad(total[..., 0, :].mT, (1, 0))[..., None]  # (B, H, N, n + 1, 1)
+    later = torch.ones(parts.shape[2], parts.shape[2], dtype=torch.bool, device=added.device).tril(-1)
+    since = torch.where(later, decays, 0).cumsum(-2)  # added up over the chunks behind m, through n; never subtracted
+    return (torch.exp(since).tril() @ parts.transpose(2, 3)).transpose(2, 3)
 
 
 def wkv6_chunked(
@@ -109,13 +134,35 @@ def wkv6_chunked(
         k, log_w = k * real, log_w * real
     r, k, v, log_w = (split_chunks(x, size) for x in (r, k, v, log_w))
     scores, before, after, total = wkv6_scores(r, k, log_w, u)
-    added, kept = (k * torch.exp(after)).mT @ v, torch.exp(total).mT  # what a chunk adds to S, and keeps of it
-    states = []
-    for chunk in range(r.shape[2]):
-        states.append(state)
-        state = kept[:, :, chunk] * state + added[:, :, chunk]
-    y = scores @ v + (r * torch.exp(before)) @ torch.stack(states, dim=2)
+    added = (k * torch.exp(after)).mT @ v  # what a chunk adds to S
+    earlier = []
+    for part, decays in zip(added.split(CHUNKS_AT_ONCE, 2), total.split(CHUNKS_AT_ONCE, 2), strict=True):
+        states = wkv6_states(part, decays, state)
+        earlier.append(states[:, :, :-1])
+        state = states[:, :, -1]
+    y = scores @ v + (r * torch.exp(before)) @ torch.cat(earlier, dim=2)
     return y.flatten(2, 3)[:, :, :tokens], state
+
+
+def wkv6(
+    r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same as :func:`wkv6_recurrent`: by a Triton kernel where one can run, or else by :func:`wkv6_chunked`."""
+    return (KERNEL.to_read(r) or wkv6_chunked)(r, k, v, log_w, u, state, lengths)
+
+
+def load_kernel() -> Callable[..., tuple[Tensor, Tensor]]:
+    from .wkv6_triton import wkv6
+
+    return wkv6
+
+
+def kernel_example(device: torch.device) -> tuple[Tensor, ...]:
+    tokens = torch.zeros(1, 1, 2, 8, device=device)
+    return tokens, tokens, tokens, tokens, tokens[0, :, 0], torch.zeros(1, 1, 8, 8, device=device)
+
+
+KERNEL = TritonKernel("wkv6", load_kernel, kernel_example)
 
 
 class Rwkv6TimeMix(RwkvMatrixTimeMix):
@@ -146,7 +193,7 @@ class Rwkv6TimeMix(RwkvMatrixTimeMix):
         for name in self.inputs:
             self.add_module(name, RwkvLinear(hidden, width, bias=False))
         self.output = RwkvLinear(width, hidden, bias=False)
-        self.wkv = wkv6_chunked
+        self.wkv = wkv6
         self.ln_x = Fp32GroupNorm(self.heads, width, eps=config.group_norm_epsilon)
 
     def initialize(self) -> None:
@@ -168,10 +215,11 @@ class Rwkv6TimeMix(RwkvMatrixTimeMix):
     def mixtures(self, x: Tensor, difference: Tensor) -> dict[str, Tensor]:
         """Return the five inputs by their letters, each (B, T, D), mixed in ratios that the text sets."""
         hints = torch.tanh((x + difference * self.time_maa_x.to(x.dtype)) @ self.time_maa_w1)
-        hints = hints.unflatten(-1, (len(LETTERS), 1, -1)) @ self.time_maa_w2  # (B, T, 5, 1, D)
-        ratios = torch.stack([getattr(self, f"time_maa_{letter}")[0, 0] for letter in LETTERS]).to(x.dtype)
-        mixed = x[..., None, :] + difference[..., None, :] * (ratios + hints[..., 0, :])
-        return dict(zip(LETTERS, mixed.unbind(-2), strict=True))
+        by_letter = hints.flatten(0, 1).unflatten(-1, (len(LETTERS), -1)).transpose(0, 1)  # (5, B T, rank)
+        hints = (by_letter @ self.time_maa_w2).unflatten(1, x.shape[:2])  # (5, B, T, D)
+        ratios = torch.stack([getattr(self, f"time_maa_{letter}") for letter in LETTERS]).to(x.dtype)  # (5, 1, 1, D)
+        mixed = x + difference * (ratios + hints)
+        return dict(zip(LETTERS, mixed.unbind(0), strict=True))
 
     def forward(
         self, x: Tensor, before: Tensor, state: Tensor | None, lengths: Tensor | None, scale: float
@@ -186,9 +234,9 @@ class Rwkv6TimeMix(RwkvMatrixTimeMix):
         w, *decays = map(at_least_fp32, (inputs["w"], self.time_decay, self.time_decay_w1, self.time_decay_w2))
         log_w = -torch.exp(heads(decays[0] + torch.tanh(w @ decays[1]) @ decays[2]))
         state = self.initial_wkv(batch) if state is None else state.to(r)
-        wkv6 = wkv6_recurrent if tokens == 1 else self.wkv
+        read = wkv6_recurrent if tokens == 1 else self.wkv
         with without_autocast(x):
-            y, state = wkv6(r, k, v, log_w, at_least_fp32(self.time_faaaa), state, lengths)
+            y, state = read(r, k, v, log_w, at_least_fp32(self.time_faaaa), state, lengths)
 
         y = self.ln_x(y.transpose(1, 2).reshape(batch * tokens, -1)).view(batch, tokens, -1).to(x.dtype)
         y = y * F.silu(self.gate(inputs["g"]))

@@ -118,11 +118,34 @@ def wkv7_chunked(
     to_output, output = r + reads_b @ of_state, reads_b @ of_values + reads_k @ v  # y = to_output S + output
     keeps = torch.eye(k.shape[-1], dtype=r.dtype, device=r.device) + b.mT @ of_state
     kept, added = whole.mT * keeps, whole.mT * (b.mT @ of_values + k.mT @ v)  # S <- kept S + added
-    outputs = []
-    for chunk in range(r.shape[2]):
-        outputs.append(to_output[:, :, chunk] @ state + output[:, :, chunk])
-        state = kept[:, :, chunk] @ state + added[:, :, chunk]
-    return torch.cat(outputs, dim=2)[:, :, :tokens], state
+    states = running_states(kept, torch.cat([state[:, :, None], added], dim=2))
+    y = to_output @ states[:, :, :-1] + output
+    return y.flatten(2, 3)[:, :, :tokens], states[:, :, -1]
+
+
+def running_states(kept: Tensor, states: Tensor) -> Tensor:
+    """Return S_0, S_1 = K_1 S_0 + A_1, S_2 = K_2 S_1 + A_2, ...: a parallel prefix sum, as of RWKV-4.
+
+    Two steps are one: ``K_2 (K_1 S + A_1) + A_2``. Neighbors are joined so, which leaves half as many; those give every
+    second state, and one more step each gives the others. So log2(n) rounds do what takes n steps one after the other.
+
+    Args:
+        kept: (B, H, n, N, N), the matrices K_1, K_2, ...
+        states: (B, H, n + 1, N, N): S_0, A_1, A_2, ...
+    """
+    steps = kept.shape[2]
+    if steps == 0:
+        return states
+    first, added = states[:, :, 0::2], states[:, :, 1::2]  # S_0, A_2, A_4, ... and A_1, A_3, ...
+    kept_odd, kept_even = kept[:, :, 0::2], kept[:, :, 1::2]  # K_1, K_3, ... and K_2, K_4, ...
+    pairs = kept_even.shape[2]
+    joined = kept_even @ torch.cat([kept_odd[:, :, :pairs], added[:, :, :pairs]], dim=-1)
+    two_kept, two_added = joined.tensor_split(2, dim=-1)
+    even = running_states(two_kept, torch.cat([first[:, :, :1], two_added + first[:, :, 1:]], dim=2))
+    odd = kept_odd @ even[:, :, : kept_odd.shape[2]] + added
+    if odd.shape[2] < even.shape[2]:
+        odd = torch.cat([odd, odd[:, :, :1]], dim=2)  # fills the last pair up, and is cut off
+    return torch.stack([even, odd], dim=3).flatten(2, 3)[:, :, : steps + 1]
 
 
 class Rwkv7TimeMix(RwkvTimeMix):

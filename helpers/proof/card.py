@@ -42,7 +42,8 @@ def certificate_rows(certificate: Certificate) -> list[tuple[str, str, str]]:
     tokens = sum(run.tokens for run in runs)
     mean = sum(run.mean_abs_logit_diff * run.tokens for run in runs) / tokens
     largest = max(run.max_abs_logit for run in runs)
-    same = f"the same at {certificate.argmax_agreement:.2%} or more of a run"
+    agreement = certificate.argmax_agreement
+    same = "the same everywhere" if agreement == 1 else f"the same at {agreement:.2%} of the worst run's positions"
     cast = f"after a change to {', '.join(weights.cast_to)}" if weights.cast_to else "bit for bit"
     tolerance = certificate.compared_in.tolerance
     allowed = f"allowed: {tolerance:.0e} of that" + (f" (usual: {TOLERANCE:.0e})" if tolerance > TOLERANCE else "")

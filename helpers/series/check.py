@@ -7,6 +7,8 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from .colab import cell_source, has_cell, repository
+
 MARKERS = (
     "What you will do",
     "What you will learn",
@@ -39,6 +41,8 @@ def check_template(path: Path) -> list[str]:
         problems.append("it was not run from top to bottom")
     if not notebook.cells[0].source.startswith("# "):
         problems.append("it does not begin with a title")
+    if not has_cell(notebook, cell_source(repository())):
+        problems.append("its first code cell is not the one for Colab; run python -m helpers.series.colab")
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     problems += [f"there is no {marker!r}" for marker in MARKERS if marker not in text]
     for cell in notebook.cells:

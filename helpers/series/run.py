@@ -1,29 +1,37 @@
-"""Run the series: every notebook in order, headless, with a table of results at the end."""
+"""Run the series: every notebook, headless, with a table of results at the end."""
 
 import asyncio
 import json
+import multiprocessing
 import os
 import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
-from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from ..atomic import write_text
+from ..checkpoints.intact import cores
 from ..errors import InputError
 from ..exercises.checking import fill_solutions
 from ..paths import BUILD, NOTEBOOKS, shown
 from ..teaching.notebook import METRICS_MIME, Metric
+from .pages import copy_mathjax, merge_streams, write_page
+
+AT_A_TIME = 2  # notebooks; a third one would need more memory than some laptops have
+PROGRESS = re.compile(r"[^\n]*\d%\|[^\n]*\|[^\n]*\Z")  # how a bar of tqdm.notebook reads where it cannot be drawn
+ALONE = ("12_",)  # it measures how fast this machine is, so nothing else should run meanwhile
 
 
 def find_notebooks(names: list[str] | None = None, folder: Path = NOTEBOOKS) -> list[Path]:
@@ -48,10 +56,10 @@ def find_translations(folder: Path = NOTEBOOKS) -> list[Path]:
     return sorted(folder.glob("[0-9][0-9]_*_zh.ipynb"))
 
 
-def execute(notebook: Path, out: Path, parameters: dict | None = None) -> NotebookNode:
+def execute(notebook: Path, out: Path, parameters: dict | None = None, progress: bool = True) -> NotebookNode:
     """Run one notebook with papermill and write it, executed, to ``out``; return it.
 
-    The kernel is this very interpreter, and nothing in it reaches for the network.
+    The kernel is this very interpreter, and nothing in it reaches for the network. ``progress`` draws a bar.
 
     Raises:
         InputError: a cell failed; what ran until then is in ``out`` with ``.failed`` before the suffix.
@@ -68,6 +76,7 @@ def execute(notebook: Path, out: Path, parameters: dict | None = None) -> Notebo
                 parameters,
                 kernel_name="python3",
                 cwd=str(notebook.parent),
+                progress_bar=progress,
                 extra_arguments=["--IPKernelApp.log_level=ERROR"],  # without a warning about TCP on this machine
             )
     except PapermillExecutionError as error:
@@ -142,18 +151,59 @@ def read_metrics(notebook: NotebookNode) -> dict[str, Metric]:
 def run_series(
     names: list[str] | None = None, out_dir: Path = BUILD / "notebooks", folder: Path = NOTEBOOKS
 ) -> Summary:
-    """Run notebooks in order; write executed .ipynb and .html files, and ``summary.json`` beside ``out_dir``."""
-    summary = Summary({}, {})
+    """Run notebooks; write executed .ipynb and .html files, and ``summary.json`` beside ``out_dir``.
+
+    Each notebook works in a folder of its own, so two run at a time where there are two processors.
+
+    Raises:
+        InputError: a cell failed; notebooks that had not begun by then are not run.
+    """
     notebooks = find_notebooks(names, folder)
-    for number, notebook in enumerate(notebooks, start=1):
-        print(f"[{number}/{len(notebooks)}] {notebook.name}", flush=True)
-        start = time.monotonic()
-        executed = execute(notebook, out_dir / notebook.name)
-        write_text(out_dir / f"{notebook.stem}.html", as_html(executed))
-        summary.metrics.update(read_metrics(executed))
-        summary.seconds[notebook.stem] = round(time.monotonic() - start, 1)
-        write_text(out_dir.parent / "summary.json", summary.to_json())
+    alone = [path for path in notebooks if path.name.startswith(ALONE)]
+    together = [path for path in notebooks if path not in alone]
+    at_a_time = min(AT_A_TIME, cores())
+    print(f"Running {len(notebooks)} notebooks, {at_a_time} at a time; each is listed when it is done", flush=True)
+    results: dict[Path, Result] = {}
+    for result in chain(run_several(together, out_dir, at_a_time), run_several(alone, out_dir, 1)):
+        results[result.notebook] = result
+        print(f"[{len(results)}/{len(notebooks)}] {result.notebook.name}: {result.seconds} s", flush=True)
+    copy_mathjax(out_dir / "mathjax.js")
+    in_order = [results[path] for path in notebooks]
+    metrics = dict(chain.from_iterable(result.metrics.items() for result in in_order))
+    summary = Summary(metrics, {result.notebook.stem: result.seconds for result in in_order})
+    write_text(out_dir.parent / "summary.json", summary.to_json())
     return summary
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run of one notebook gave."""
+
+    notebook: Path
+    metrics: dict[str, Metric]
+    seconds: float
+
+
+def run_several(notebooks: list[Path], out_dir: Path, at_a_time: int) -> Iterator[Result]:
+    """Run notebooks, each by a process of its own, and yield results in the order in which they end."""
+    if not notebooks:
+        return
+    # papermill hands on the variables of its process to the kernel, so threads would be in each other's way
+    with ProcessPoolExecutor(at_a_time, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(run_one, notebook, out_dir) for notebook in notebooks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:  # after a failure nothing more is begun
+            pool.shutdown(cancel_futures=True)
+
+
+def run_one(notebook: Path, out_dir: Path) -> Result:
+    """Run a notebook and write it, executed, as .ipynb and as a page."""
+    start = time.monotonic()
+    executed = execute(notebook, out_dir / notebook.name, progress=False)
+    write_page(executed, out_dir / f"{notebook.stem}.html")
+    return Result(notebook, read_metrics(executed), round(time.monotonic() - start, 1))
 
 
 def save_outputs(names: list[str] | None = None, out_dir: Path = BUILD / "notebooks") -> None:
@@ -163,20 +213,11 @@ def save_outputs(names: list[str] | None = None, out_dir: Path = BUILD / "notebo
         write_text(notebook, nbformat.writes(committed_form(executed)) + "\n")
 
 
-def as_html(executed: NotebookNode) -> str:
-    """Return an executed notebook as a page, whose links to other notebooks lead to their pages."""
-    notebook = nbformat.from_dict(executed)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = merge_streams(cell.outputs)
-    html, _ = HTMLExporter(template_name="lab").from_notebook_node(notebook)
-    return re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="\1.html"', html)
-
-
 def committed_form(executed: NotebookNode) -> NotebookNode:
     """Return an executed notebook as it is committed: outputs, but no times, no progress bars, no widget state.
 
-    Of a cell's metadata its tags stay, and whether JupyterLab hides its source or its outputs.
+    Of a cell's metadata its tags stay, and whether JupyterLab hides its source or its outputs. Figures stay as PNG
+    alone, which GitHub shows for certain.
     """
     notebook = nbformat.from_dict(executed)
     fill_solutions(notebook)
@@ -185,21 +226,18 @@ def committed_form(executed: NotebookNode) -> NotebookNode:
     for cell in notebook.cells:
         cell.metadata = {key: cell.metadata[key] for key in ("jupyter", "tags") if cell.metadata.get(key)}
         if cell.cell_type == "code":
-            cell.outputs = merge_streams(
-                output for output in cell.outputs if output.output_type != "stream" or output.name == "stdout"
-            )
+            cell.outputs = merge_streams(output for output in cell.outputs if not is_passing(output))
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    output.data.pop("text/html", None)
     return notebook
 
 
-def merge_streams(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
-    """Join text that was printed in one go but arrived in pieces."""
-    merged: list[NotebookNode] = []
-    for output in outputs:
-        if merged and output.output_type == merged[-1].output_type == "stream" and output.name == merged[-1].name:
-            merged[-1].text += output.text
-        else:
-            merged.append(output)
-    return merged
+def is_passing(output: NotebookNode) -> bool:
+    """Return whether an output was of use only while the cell ran: what went to stderr, and progress bars."""
+    if output.output_type == "stream":
+        return output.name != "stdout"
+    return PROGRESS.match("".join(output.get("data", {}).get("text/plain", ""))) is not None
 
 
 def table(summary: Summary) -> str:

@@ -1,8 +1,9 @@
 """What notebooks show: figures, tables and widgets. ipywidgets and matplotlib are imported in this room alone.
 
 :mod:`.plotting` is the one style of all figures, :mod:`.notebook` records key numbers, :mod:`.environment` checks
-versions; :mod:`.overview`, :mod:`.token_view` and :mod:`.model_view` draw; :mod:`.playground` and :mod:`.chat_widget`
-are widgets, with the thread of :mod:`.worker`.
+versions; :mod:`.overview`, :mod:`.token_view` and :mod:`.model_view` draw; ``pictures_...`` are made with
+:mod:`.drawing`; :mod:`.trie_walk`, :mod:`.playground`, :mod:`.chat_widget`, :mod:`.decay_widget` and
+:mod:`.state_explorer` are widgets, with the thread of :mod:`.worker`.
 """
 
 import lazy_loader

@@ -15,13 +15,14 @@ class ChatWidget(widgets.VBox):
     def __init__(self, chat: Chat):
         self.chat = chat
         self.view, self.status = widgets.HTML(), widgets.HTML()
-        self.text = widgets.Text(placeholder="Say something", layout=widgets.Layout(width="60%"))
+        self.text = widgets.Text(description="Message", placeholder="Say something", layout=widgets.Layout(width="60%"))
         self.button = widgets.Button(description="Send", button_style="primary")
         self.reset_button = widgets.Button(description="Start over")
         row = widgets.HBox([self.text, self.button, self.reset_button])
         super().__init__([self.view, row, self.status])
-        self.worker = Worker(self.status, self._show_end)
-        self.button.on_click(lambda _button: self.worker.stop() if self.worker.running else self.send())
+        self.worker = Worker(self, self.status, self._show_end)
+        self.button.on_click(lambda _button: self.worker.click(self.send))
+        self.text.on_msg(lambda _text, content, _buffers: self.send() if content.get("event") == "submit" else None)
         self.reset_button.on_click(lambda _button: self.reset())
         self._show_messages()
 
@@ -48,12 +49,18 @@ class ChatWidget(widgets.VBox):
         super().close()
 
     def _answer(self, text: str) -> None:
-        answer = self.chat.reply(text)
-        for _ in answer:
+        answer = self.chat.reply(text, self.worker.reading)
+        try:
+            for _ in answer:
+                self.status.value = ""
+                self._show_messages()
+                if self.worker.stopping:
+                    answer.close()
+        except Exception:
+            self.text.value = text  # nothing was said, so it can be sent again
+            raise
+        finally:
             self._show_messages()
-            if self.worker.stopping:
-                answer.close()
-        self._show_messages()
 
     def _show_messages(self) -> None:
         colors = {"user": BLUE, "assistant": RED}

@@ -19,11 +19,15 @@ INPUT, WORK, OUTPUT, MEMORY, UNUSED = ORANGE, BLUE, GREEN, PURPLE, GREY
 Point = tuple[float, float]
 
 
-def canvas(height: float, title: str = "", width: float = 8.0) -> tuple[Figure, Axes]:
-    """Return a figure of ``width`` x ``height`` inches to draw on, without axes; (0, 0) is its lower left corner."""
+def canvas(height: float, title: str = "", width: float = 8.0, alt: str = "") -> tuple[Figure, Axes]:
+    """Return a figure of ``width`` x ``height`` inches to draw on, without axes; (0, 0) is its lower left corner.
+
+    ``alt`` says what the picture shows; :func:`~.plotting.show` hands it to readers who cannot see it.
+    """
     figure, axes = new_figure(height=height, width=width)
     axes.set(xlim=(0, width), ylim=(0, height))
     axes.axis("off")
+    figure.set_label(alt)
     if title:
         axes.set_title(title)
     return figure, axes

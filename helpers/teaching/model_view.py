@@ -1,4 +1,4 @@
-"""Look into RWKV-5 models: how a block is built, how long heads remember, what a state holds, what reads what."""
+"""Look into RWKV-5 models: how long heads remember, what a state holds, what reads what."""
 
 import math
 from collections.abc import Sequence
@@ -7,13 +7,12 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from ..hub_code.modeling_rwkv5 import wkv5_mask, wkv5_scores
+from ..hub_code.modeling_rwkv5 import wkv5_scores
 from ..proof.parity import Parity
-from .plotting import BLUE, GREEN, GREY, ORANGE, RED, SKY, new_figure
+from .plotting import GREY, new_figure
 
 
 def half_lives(model) -> list[Tensor]:
@@ -74,66 +73,23 @@ def copy_rates(model, ids: Tensor) -> Tensor:
     return torch.stack(rates)
 
 
-def block_figure(layers: str = "L") -> Figure:
-    """Draw the model: embedding, norm, a block with its two residual branches, last norm, head."""
-    figure, axes = new_figure(height=2.7, width=9.6)
-    axes.set(xlim=(-0.2, 19.8), ylim=(-0.9, 3.2), xlabel="from ids to logits", ylabel="branches")  # unseen
-    axes.axis("off")
-    boxes = [
-        ("embeddings", 0.0, 2.1, GREY), ("pre_ln", 2.6, 1.4, SKY), ("ln1", 5.1, 0.9, SKY),
-        ("time-mix", 6.4, 2.0, BLUE), ("ln2", 10.2, 0.9, SKY), ("channel-mix", 11.5, 2.3, GREEN),
-        ("ln_out", 15.7, 1.4, SKY), ("head", 17.6, 1.4, GREY),
-    ]  # fmt: skip
-    for label, left, width, color in boxes:
-        axes.add_patch(FancyBboxPatch((left, 0.6), width, 0.8, boxstyle="round,pad=0.08", color=color, alpha=0.35))
-        axes.text(left + width / 2, 1.0, label, ha="center", va="center")
-    pluses = (9.05, 14.45)
-    for x in pluses:
-        axes.text(x, 1.0, "+", ha="center", va="center", bbox={"boxstyle": "circle,pad=0.15", "fc": "w"})
-    gaps = [(2.18, 2.52), (4.08, 5.02), (6.08, 6.32), (8.48, 8.8), (9.3, 10.12), (11.18, 11.42), (13.88, 14.2)]
-    for start, end in [*gaps, (14.7, 15.62), (17.18, 17.52), (19.08, 19.6)]:
-        axes.add_patch(FancyArrowPatch((start, 1.0), (end, 1.0), arrowstyle="-|>", mutation_scale=9, color="black"))
-    for start, end in ((4.55, pluses[0]), (9.65, pluses[1])):
-        axes.plot([start, start, end], [1.0, 2.1, 2.1], color="black", linewidth=1)
-        axes.add_patch(FancyArrowPatch((end, 2.1), (end, 1.3), arrowstyle="-|>", mutation_scale=9, color="black"))
-    axes.plot([4.3, 14.95, 14.95, 4.3, 4.3], [0.25, 0.25, 2.5, 2.5, 0.25], color=ORANGE, linestyle="--", linewidth=1)
-    axes.text(9.6, 2.65, f"block, {layers} times (pre_ln only before the first)", ha="center", color="#8a5a00")
-    for x, text in ((7.4, "last token, S"), (12.65, "last token")):
-        axes.text(x, -0.45, text, ha="center", color=RED)
-        axes.add_patch(FancyArrowPatch((x, -0.12), (x, 0.5), arrowstyle="<|-|>", mutation_scale=9, color=RED))
-    axes.text(2.8, -0.45, "state, carried to the next token:", ha="center", color=RED)
-    axes.set_title("Token ids go in on the left, logits come out on the right")
-    return figure
-
-
 def label_first(row: Sequence[Axes], label: str) -> None:
     """Label the vertical axis that a row of panels shares, and show the label at the first one."""
     for position, axes in enumerate(row):
         axes.set_ylabel(label, visible=position == 0)
 
 
-def mask_figure(decays: Sequence[float], bonus: float, size: int = 16) -> Figure:
-    """Draw the WKV mask of one chunk for some decays w: row i is the token that reads, column j the one it reads."""
-    figure, grid = new_figure(1, len(decays), height=3.0, sharey=True, squeeze=False)
-    for axes, decay in zip(grid[0], decays, strict=True):
-        mask = wkv5_mask(torch.tensor([[decay]]).log(), torch.tensor([[bonus]]), size)[0, :, :, 0]
-        mask[torch.ones(size, size).triu(1) > 0] = torch.nan  # the future: not zero but nothing
-        picture = axes.imshow(mask.numpy(), vmin=0, vmax=max(1.0, bonus))
-        axes.set(xlabel="token j, which is read", title=f"w = {decay}, u = {bonus}")
-        axes.grid(False)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(MaxNLocator(5, integer=True))
-    label_first(grid[0], "token i, which reads")
-    figure.colorbar(picture, ax=grid[0], label="factor $M_{ij}$")
-    return figure
-
-
 def difference_figure(results: dict[str, Parity]) -> Figure:
-    """Draw the largest relative difference of each block's state, one line a comparison; 0 is drawn at 1e-9."""
+    """Draw the largest relative difference of each block's state, one line per comparison; 0 is drawn at 1e-9.
+
+    The first one, with which the others agree in most blocks, is a broad band below their lines.
+    """
     figure, axes = new_figure(height=3.0)
     for (label, result), marker in zip(results.items(), "osv^D", strict=False):
         worst = [max(*parts, 1e-9) for parts in result.state_diff]
-        axes.semilogy(range(len(worst)), worst, marker=marker, label=label)
+        first = label == next(iter(results))
+        style = {"linewidth": 9, "alpha": 0.3, "color": GREY} if first else {"marker": marker}
+        axes.semilogy(range(len(worst)), worst, label=label, **style)
     axes.axhline(1e-4, color=GREY, linestyle=":", label="tolerance")
     axes.set(xlabel="block", ylabel="largest relative difference", title="Where two models begin to differ")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -164,6 +120,7 @@ def state_figure(states: Tensor, tokens: Sequence[str], layer: int, head: int, a
         axes.title.set_fontsize(9)
         axes.grid(False)
     label_first(grid[0], "channel of k")
+    figure.suptitle(f"S of head {head} in block {layer}, while a sentence is read", fontweight="bold", fontsize=11)
     figure.colorbar(picture, ax=grid[0], label="entry of S", extend="both")
     return figure
 
@@ -188,12 +145,18 @@ def change_figure(model, states: Tensor, tokens: Sequence[str]) -> Figure:
 
 
 def reading_figure(scores: Sequence[Tensor], titles: Sequence[str]) -> Figure:
-    """Draw (T, T) matrices of :func:`reading_scores`, each on a scale of its own."""
+    """Draw (T, T) matrices of :func:`reading_scores`, each on a scale of its own.
+
+    Many heads read the first token far more than all others, whatever it is; that column is left out.
+    """
     figure, grid = new_figure(1, len(scores), height=4.2, width=9.0, sharey=True, squeeze=False)
     for axes, matrix, title in zip(grid[0], scores, titles, strict=True):
-        top = matrix[:, 1:].abs().quantile(0.999)  # many heads read the first token far more than all others
-        picture = axes.imshow((matrix / top).numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
-        axes.set(xlabel="position j, which is read", title=title)
+        size = len(matrix)
+        others = matrix[:, 1:]
+        top = others.abs().quantile(0.999)
+        place = (0.5, size - 0.5, size - 0.5, -0.5)  # left, right, bottom, top
+        picture = axes.imshow((others / top).numpy(), cmap="RdBu_r", vmin=-1, vmax=1, extent=place)
+        axes.set(xlabel="position j, which is read; the first is left out", title=title)
         axes.grid(False)
     label_first(grid[0], "position i, which reads")
     figure.colorbar(picture, ax=grid[0], label="score / largest score", shrink=0.8, extend="both")

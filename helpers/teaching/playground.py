@@ -26,7 +26,9 @@ class Playground(widgets.VBox):
     def __init__(self, model: Any, tokenizer: Any, prompt: str = "Once upon a time", settings: Sampling | None = None):
         settings = settings or Sampling()
         self.model, self.tokenizer = model, tokenizer
-        self.prompt = widgets.Textarea(value=prompt, rows=3, layout=widgets.Layout(width="95%"))
+        self.prompt = widgets.Textarea(
+            value=prompt, description="prompt", rows=3, style=_WIDE, layout=widgets.Layout(width="95%")
+        )
         self.temperature = _slider("temperature", settings.temperature, 0, 2, "0 is greedy")
         self.top_p = _slider("top-p", settings.top_p, 0.05, 1, "1 allows every token")
         self.repetition_penalty = _slider("repetition penalty", settings.repetition_penalty, 1, 2, "1 is off")
@@ -39,15 +41,14 @@ class Playground(widgets.VBox):
         right = widgets.VBox([self.repetition_penalty, self.presence_penalty, self.seed])
         controls = widgets.HBox([left, right], layout=widgets.Layout(flex_flow="row wrap"))
         super().__init__([self.prompt, controls, widgets.HBox([self.button, self.status]), self.view])
-        self.worker = Worker(self.status, self._show_end)
-        self.button.on_click(lambda _button: self.worker.stop() if self.worker.running else self.run())
+        self.worker = Worker(self, self.status, self._show_end)
+        self.button.on_click(lambda _button: self.worker.click(self.run))
 
     def run(self) -> None:
         """Start to write, unless that is going on already."""
         if self.worker.running:
             return
         self.button.description, self.button.button_style = "Stop", "warning"
-        self.status.value = "reading the prompt …"
         self.worker.start(self._write, self.prompt.value, self.settings())
 
     def close(self) -> None:
@@ -70,7 +71,7 @@ class Playground(widgets.VBox):
     def _write(self, prompt: str, settings: Sampling) -> None:
         count, start, end = 0, time.perf_counter(), "done"
         self.view.value = _text_html(prompt, "")
-        for text in stream_text(self.model, self.tokenizer, prompt, settings):
+        for text in stream_text(self.model, self.tokenizer, prompt, settings, self.worker.reading):
             count += 1
             self.view.value = _text_html(prompt, text)
             self.status.value = f"{count} tokens …"

@@ -1,10 +1,12 @@
 """One look for every figure, and no figure without a description."""
 
+import base64
+import html
 import io
 from typing import Any
 
 import matplotlib.pyplot as plt
-from IPython.display import Image, display
+from IPython.display import display
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, which color-blind readers can tell apart.
@@ -41,19 +43,34 @@ def new_figure(rows: int = 1, columns: int = 1, height: float = 3.6, width: floa
     return plt.subplots(rows, columns, figsize=(width, height), **kwargs)
 
 
-def show(figure: Figure, alt: str) -> None:
+def show(figure: Figure, alt: str = "") -> None:
     """Display ``figure`` as a PNG with ``alt``, the sentence that a reader who cannot see it gets instead.
+
+    GitHub and the site read the description from the output's metadata. JupyterLab does not, so there is the same image
+    as HTML too, which JupyterLab prefers; it is not committed.
+
+    Args:
+        alt: by default the figure's label, which functions that draw a picture set.
 
     Raises:
         ValueError: the description is too short to describe anything, or an axis that is drawn has data but no labels.
     """
+    alt = alt or str(figure.get_label())
     if len(alt) < 20:
         raise ValueError(f"alt text {alt!r} is too short: say what the figure shows")
     for axes in figure.axes:
         drawn = axes.axison and axes.has_data() and axes.get_label() != "<colorbar>"
         if drawn and not (axes.get_xlabel() and axes.get_ylabel()):
             raise ValueError("label both axes, with units")
+    image = base64.b64encode(png(figure)).decode()
+    as_html = f'<img src="data:image/png;base64,{image}" alt="{html.escape(alt)}">'
+    data = {"image/png": image, "text/html": as_html, "text/plain": alt}
+    display(data, metadata={"image/png": {"alt": alt}}, raw=True)
+
+
+def png(figure: Figure) -> bytes:
+    """Return ``figure`` as a PNG, and close it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     plt.close(figure)
-    display(Image(buffer.getvalue(), format="png", alt=alt))
+    return buffer.getvalue()

@@ -1,15 +1,15 @@
 """Show how a text splits into tokens: colored boxes with ids and bytes, as HTML and as a small explorer."""
 
 import html
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ipywidgets as widgets
 from IPython.display import HTML
-from matplotlib.figure import Figure
 
+from ..hub_code.tokenization_rwkv_world import END_OF_TEXT
 from ..tokenizer.vocab import chars_to_token
-from .plotting import BLUE, GREY, SKY, new_figure
 
 # Pale backgrounds that dark text is easy to read on; five of them, so that neighbors differ.
 _BACKGROUNDS = ("#cfe8ff", "#ffe6b8", "#cdf0dc", "#ffd9cc", "#eadcf5")
@@ -18,6 +18,7 @@ _HEADER = "text-align:right;padding:1px 8px 1px 0;border:0;font-weight:normal;op
 _ROW_WIDTH = 112  # characters in a row of the table
 _VISIBLE_SPACES = {" ": "␣", "\n": "⏎", "\r": "␍", "\t": "⇥"}
 
+_END = html.escape(END_OF_TEXT)
 MAX_TOKENS = 400  # more than anybody reads; keeps a pasted book from freezing the page
 
 
@@ -30,11 +31,12 @@ def token_label(token: bytes) -> str:
 def tokens_html(ids: Iterable[int], tokens: Iterable[bytes]) -> str:
     """Return HTML tables with a colored column for each token: its text, its id, and its bytes in hexadecimal.
 
+    Id 0, the end of text, has a name but no bytes.
     They are tables, so that they stay readable where styles are removed, as on GitHub.
     """
     pairs = list(zip(ids, tokens, strict=True))
     columns = [
-        (_shortened(token_label(token), 24), str(index), _shortened(token.hex(" "), 23))
+        (_shortened(token_label(token), 24), str(index), _shortened(token.hex(" "), 23) if index else "none")
         for index, token in pairs[:MAX_TOKENS]
     ]
     tables, start = [], 0
@@ -62,6 +64,9 @@ def _row_html(name: str, cells: list[str], start: int) -> str:
 
 
 def _shortened(text: str, length: int) -> str:
+    """Return ``text`` with long runs of one character counted, ``␣ × 28``, and no longer than ``length``."""
+    if len(text) > length:
+        text = re.sub(r"(.)\1{7,}", lambda run: f"{run[1]} × {len(run[0])} ", text).strip()
     return text if len(text) <= length else text[: length - 2] + " …"
 
 
@@ -117,35 +122,10 @@ class TokenizerExplorer(widgets.VBox):
     def update(self, _change: object = None) -> None:
         ids = self.tokenizer(self.text.value, split_special_tokens=self.ordinary.value)["input_ids"]
         self.status.value = agreement_html(self.text.value, self.encoders)
+        if END_OF_TEXT in self.text.value and not self.ordinary.value:
+            self.status.value += f"<br>all of that with {_END} as ordinary text; below, it is id 0: {len(ids):,} tokens"
         self.view.value = tokens_html(ids, bytes_of_tokens(self.tokenizer, ids))
 
     def __repr__(self) -> str:
         """What a page without a running kernel shows."""
         return "[Tokenizer explorer: run this cell in JupyterLab to type a text of your own]"
-
-
-def trie_figure(words: Iterable[str]) -> Figure:
-    """Draw the trie of a few words, one column a depth; nodes where a word ends are filled."""
-    words = sorted(words)
-    prefixes = sorted({word[:length] for word in words for length in range(len(word) + 1)})
-    leaves = [
-        prefix for prefix in prefixes if not any(other != prefix and other.startswith(prefix) for other in prefixes)
-    ]
-    rows = {leaf: float(row) for row, leaf in enumerate(leaves)}
-    for prefix in sorted(prefixes, key=len, reverse=True):  # a parent stands in the middle of its children
-        children = [rows[other] for other in prefixes if len(other) == len(prefix) + 1 and other.startswith(prefix)]
-        rows.setdefault(prefix, sum(children) / len(children) if children else 0.0)
-    figure, axes = new_figure(height=0.55 * len(leaves) + 1.2, width=7.0)
-    for prefix in prefixes:
-        x, y, parent = len(prefix), rows[prefix], prefix[:-1]
-        if prefix:
-            axes.plot([len(parent), x], [rows[parent], y], color=GREY, linewidth=1.2, zorder=1)
-        fill = SKY if prefix in words else "white"
-        axes.scatter(x, y, s=420 if prefix else 1100, zorder=2, edgecolor=BLUE, linewidth=1.5, color=fill)
-        label = prefix[-1:].replace(" ", "␣") or "start"
-        axes.text(x, y, label, ha="center", va="center", fontsize=10 if prefix else 9)
-    axes.set(xlabel="bytes read", ylabel="branch", yticks=[], xticks=range(max(map(len, words)) + 1))
-    axes.invert_yaxis()
-    axes.margins(0.12)
-    axes.grid(visible=False)
-    return figure
