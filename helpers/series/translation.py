@@ -32,8 +32,8 @@ def follow(original: NotebookNode, twin: NotebookNode) -> None:
     for cell in original.cells:
         if cell.cell_type == "markdown" and cell.id in prose:
             source = prose[cell.id].source
-            if code := FENCED.search(cell.source):
-                source = FENCED.sub(lambda _, code=code: code[0], source, count=1)
+            for code in FENCED.findall(cell.source):  # a solution's
+                source = code.join(FENCED.split(source, maxsplit=1))
             cell = nbformat.from_dict({**cell, "source": source})
         cells.append(cell)
     twin.cells, twin.metadata = cells, original.metadata
@@ -41,7 +41,7 @@ def follow(original: NotebookNode, twin: NotebookNode) -> None:
 
 def differences(original: NotebookNode, twin: NotebookNode) -> list[str]:
     """Return a sentence for each cell in which the two differ in more than prose; an empty list is good."""
-    found = []
+    found: list[str] = []
     for one, other in zip_longest(original.cells, twin.cells):
         if one is None or other is None or (one.id, one.cell_type) != (other.id, other.cell_type):
             return [*found, f"cell {(one or other).id} has no counterpart"]
