@@ -28,6 +28,7 @@ PAGES = {"a/index.md": "a/index.md", "notebooks/01_x.ipynb": "notebooks/01_x.ipy
         ("[`a[1]`](../LICENSE)", "[`a[1]`](https://x/blob/HEAD/LICENSE)"),
         ("[![A](https://y/z.svg)](https://w)", "[A](https://w)"),
         ("[a](../helpers)", "[a](https://x/tree/HEAD/helpers)"),
+        ("![map](images/map.png)", "![map](images/map.png)"),
         ("```python\n[a](../no_such.md)\n```", "```python\n[a](../no_such.md)\n```"),
     ],
 )
