@@ -17,6 +17,7 @@ from helpers.checkpoints.synthetic import write_random_checkpoint
 from helpers.conversion.directory import convert
 from helpers.paths import ROOT
 from helpers.series import run
+from helpers.teaching.environment import read_pins
 
 README, CHINESE = ROOT / "README.md", ROOT / "README_zh.md"
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -88,3 +89,8 @@ def test_links_and_placeholders(path):
 
 def test_the_chinese_readme_has_the_same_recipes():
     assert recipes(CHINESE) == recipes(README)
+
+
+@pytest.mark.parametrize("path", [README, CHINESE], ids=lambda path: path.name)
+def test_the_wheel_for_cpus_is_the_pinned_one(path):
+    assert f"pip install torch=={read_pins()['torch']} " in path.read_text(encoding="utf-8")

@@ -22,7 +22,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from ..errors import InputError
-from ..paths import BUILD, ROOT, own_version, shown
+from ..paths import BUILD, NOTEBOOKS, ROOT, own_version, shown
 from .pages import WIDGET, copy_mathjax
 from .run import find_notebooks, find_translations
 
@@ -116,6 +116,7 @@ def prepare(source: Path, repository: str) -> dict[str, str]:
     with open(source / "index.md", "a", encoding="utf-8") as index:
         index.write(contents("The series", [*series, "notebooks/glossary"]))
         index.write(contents("The project", ["index_zh", *about]))
+    shutil.copytree(NOTEBOOKS / "images", source / "notebooks" / "images")  # what the READMEs show
     copy_mathjax(source / "_static" / "mathjax.js")
     for name in ("site.css", "favicon.svg"):
         shutil.copyfile(Path(__file__).with_name(name), source / "_static" / name)
@@ -181,12 +182,12 @@ def say_language(page: str, context: dict[str, Any]) -> None:
 def relinked(text: str, name: str, pages: Mapping[str, str], repository: str) -> str:
     """Return Markdown of the file ``name`` with its relative links as they must be on the site.
 
-    Links to what is no page lead to the repository; without one, they are only text.
+    Links to what is no page lead to the repository; without one, they are only text. Pictures stay as they are.
     """
 
     def relink(match: re.Match[str]) -> str:
         mark, label, link = match.groups()
-        if re.match(r"\w+:", link):
+        if mark or re.match(r"\w+:", link):
             return match[0]
         target, _, anchor = link.partition("#")
         anchor = f"#{slug(anchor)}" if anchor else ""
@@ -194,7 +195,7 @@ def relinked(text: str, name: str, pages: Mapping[str, str], repository: str) ->
             return f"[{label}]({anchor})"
         path = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
         if path in pages:
-            return f"{mark}[{label}]({posixpath.relpath(pages[path], posixpath.dirname(name) or '.')}{anchor})"
+            return f"[{label}]({posixpath.relpath(pages[path], posixpath.dirname(name) or '.')}{anchor})"
         if not repository or not (ROOT / path).exists():
             return label
         kind = "tree" if (ROOT / path).is_dir() else "blob"
