@@ -17,6 +17,7 @@ from ..checkpoints.versions import WORLD_ROWS
 from ..errors import InputError
 from ..inputs import check_regular
 from .directory import Source, write_model
+from .names import PTH_NAMES, PTH_UNUSED
 from .reading import load_converted, weight_files
 from .sizes import SHARD_LIMIT, parse_size
 
@@ -33,6 +34,8 @@ REPLACED = (
     "rwkv*_op.cpp",
     "wkv*_cuda*",
     "parity.json",
+    PTH_NAMES,
+    PTH_UNUSED,
     "__pycache__",
 )
 REPLACED_WITH_TOKENIZERS = (
