@@ -84,7 +84,9 @@ TOP = {
     "lm_head.weight": "head.weight",
 }
 NORMS = {"pre_norm": "ln0", "attn_norm": "ln1", "ffn_norm": "ln2", "attn.g_norm": "att.ln_x"}
-SHARED: Table = {f"{new}.{part}": (SAME, (f"{old}.{part}",)) for new, old in NORMS.items() for part in ("weight", "bias")}
+SHARED: Table = {
+    f"{new}.{part}": (SAME, (f"{old}.{part}",)) for new, old in NORMS.items() for part in ("weight", "bias")
+}
 
 FLA_6: Table = SHARED | {
     "attn.x_proj.0.mu": (FLAT, ("att.time_maa_x",)),
@@ -174,7 +176,7 @@ def from_fla(name: str, weight: Tensor) -> dict[str, Tensor]:
         raise KeyError(name)
     form, parts = READABLE[layer[2]]
     if not form.fits(weight):
-        raise InputError(f"{name} has shape {list(weight.shape)}, which fla never gives it; get the original directory.")
+        raise InputError(f"{name} has shape {list(weight.shape)}, unlike any in fla; get the original directory.")
     return {f"blocks.{layer[1]}.{part}": found for part, found in zip(parts, form.back(weight), strict=True)}
 
 

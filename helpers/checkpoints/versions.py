@@ -373,8 +373,8 @@ def read_details_6(shapes: Shapes, heads: int, head_size: int) -> Details:
 
 def fla_limits_6(info: CheckpointInfo) -> Iterator[str]:
     yield (
-        "fla's configuration has one epsilon for all norms, 1e-5, and the norm of the heads needs 64e-5: after loading, "
-        "set layer.attn.g_norm.eps = 64e-5 for each layer in model.model.layers."
+        "fla's configuration has one epsilon for all norms, 1e-5, and the norm of the heads needs 64e-5: "
+        "after loading, set layer.attn.g_norm.eps = 64e-5 for each layer in model.model.layers."
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="a directory made by convert, or in fla's layout")
-    parser.add_argument("out", type=Path, metavar="OUT", help="a new file, OUT.pth, or a new directory for fla's layout")
+    parser.add_argument("out", type=Path, metavar="OUT", help="a new file, OUT.pth; with --layout fla, a new directory")
     parser.add_argument(
         "--layout",
         choices=("pth", "fla"),

@@ -35,7 +35,8 @@ tags:
 
 # RWKV-{version} in the layout of flash-linear-attention, from {source}
 
-{parameters:,} parameters, {layers} layers, hidden size {hidden}, vocabulary of {vocab:,} rows. No number was changed. {limits}
+{parameters:,} parameters, {layers} layers, hidden size {hidden}, vocabulary of {vocab:,} rows.
+{sentences}
 
 ```python
 import fla  # flash-linear-attention, which needs a GPU
@@ -144,7 +145,7 @@ def card(info: CheckpointInfo, layout: FlaLayout, folder: Path) -> str:
         layers=info.layers,
         hidden=info.hidden_size,
         vocab=info.vocab_size,
-        limits="\n".join(("", *layout.limits(info))).rstrip(),
+        sentences="\n".join(("No number was changed.", *layout.limits(info))),
         names=PTH_NAMES,
         unused=PTH_UNUSED,
     )

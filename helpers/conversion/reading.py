@@ -20,7 +20,9 @@ from .names import PTH_NAMES, PTH_UNUSED
 
 WORLD_BEGINNING = '{\n"Ā": 1,'.encode()  # of vocab.json: token 1 is the byte 0
 # RWKV-7 of rwkv-rs/transformers-rwkv, whose configuration says model_type rwkv, as that of RWKV-4
-STORED_AS_RWKV = re.compile(r"model\.(emb\.|embed_tokens\.|embedding_norm\.|blocks\.\d+\.|layers\.\d+\.(linear_attn|mlp)\.)")
+STORED_AS_RWKV = re.compile(
+    r"model\.(emb\.|embed_tokens\.|embedding_norm\.|blocks\.\d+\.|layers\.\d+\.(linear_attn|mlp)\.)"
+)
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # in the order in which transformers looks for them
 
 
@@ -64,8 +66,8 @@ def is_file(path: Path) -> bool:
 def load_converted(folder: str | Path) -> tuple[dict[str, Tensor], CheckpointInfo]:
     """Return the tensors of a converted directory by the names of the checkpoint, memory-mapped, and what they are.
 
-    If its configuration says that the tables are tied, and there is only one, the head is that table. A directory in the
-    layout of flash-linear-attention is read, too.
+    If its configuration says that the tables are tied, and there is only one, the head is that table. A directory in
+    the layout of flash-linear-attention is read, too.
 
     Raises:
         InputError: there are no weights, or a file is damaged, or they are not those of a supported RWKV model.
@@ -85,8 +87,9 @@ def load_converted(folder: str | Path) -> tuple[dict[str, Tensor], CheckpointInf
     if "head.weight" not in weights and "emb.weight" in weights and is_tied(folder):
         weights["head.weight"] = load_weights(file_of_table)[table]  # mapped once more: the two share no memory
     if is_fla:
-        weights = as_in_pth(folder, weights)
-    return weights, describe(weights, str(folder))
+        weights |= unused_by_fla(folder)
+    info = describe(weights, str(folder))
+    return in_order(folder, weights) if is_fla else weights, info
 
 
 def parts_of_fla(file: Path, name: str, weight: Tensor) -> dict[str, Tensor]:
@@ -97,34 +100,40 @@ def parts_of_fla(file: Path, name: str, weight: Tensor) -> dict[str, Tensor]:
         raise InputError(f"{file}: {error}") from None
 
 
-def as_in_pth(folder: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a directory in fla's layout in the order of the checkpoint, with those that fla does not use.
-
-    What another converter wrote says nothing of either, and stays in the order of its files.
+def unused_by_fla(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors that ``export`` kept beside a directory in fla's layout, which has no place for them.
 
     Raises:
-        InputError: what is noted beside the weights is damaged, or belongs to other weights.
+        InputError: the file is damaged, or holds something else.
     """
-    names, unused = folder / PTH_NAMES, folder / PTH_UNUSED
-    if is_file(unused):
-        found = load_weights(unused)
-        if not found.keys() <= set(UNUSED):
-            raise InputError(f"{unused} holds more than {', '.join(UNUSED)}; remove it, or get it again.")
-        weights = weights | found
-    if not is_file(names):
+    path = folder / PTH_UNUSED
+    found = load_weights(path) if is_file(path) else {}
+    if not found.keys() <= set(UNUSED):
+        raise InputError(f"{path} holds more than {', '.join(UNUSED)}; remove it, or get it again.")
+    return found
+
+
+def in_order(folder: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a directory in fla's layout in the order of the checkpoint, if ``export`` noted it.
+
+    Raises:
+        InputError: the note is damaged, or belongs to other weights.
+    """
+    path = folder / PTH_NAMES
+    if not is_file(path):
         return weights
     try:
-        refuse_huge(names)
-        order = json.loads(names.read_bytes())
+        refuse_huge(path)
+        names = json.loads(path.read_bytes())
     except OSError as error:
-        raise InputError(f"Cannot read {names}: {error.strerror}; the file itself may be intact.") from None
+        raise InputError(f"Cannot read {path}: {error.strerror}; the file itself may be intact.") from None
     except (ValueError, RecursionError):
-        order = None
-    if not isinstance(order, list) or not all(isinstance(name, str) for name in order):
-        raise InputError(f"{names} is not a list of names; remove it, or get it again.")
-    if len(order) != len(weights) or weights.keys() != set(order):
-        raise InputError(f"{names} does not name the tensors of {folder}; remove it, or get the directory again.")
-    return {name: weights[name] for name in order}
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path} is not a list of names; remove it, or get it again.")
+    if len(names) != len(weights) or weights.keys() != set(names):
+        raise InputError(f"{path} does not name the tensors of {folder}; remove it, or get the directory again.")
+    return {name: weights[name] for name in names}
 
 
 def is_tied(folder: Path) -> bool:
@@ -170,8 +179,8 @@ def refuse_stored_as_rwkv(file: Path, weights: dict[str, Tensor]) -> None:
     """Raise InputError for an RWKV-7 whose configuration says ``model_type: rwkv``, as that of RWKV-4 does."""
     if name := next(filter(STORED_AS_RWKV.match, weights), None):
         raise InputError(
-            f"{file} is of an RWKV-7 stored as model_type rwkv, the layout of transformers-rwkv ({printable(name)}), which "
-            "is not read here; convert the .pth file that it was made from."
+            f"{file} is of an RWKV-7 stored as model_type rwkv, the layout of transformers-rwkv ({printable(name)}), "
+            "which is not read here; convert the .pth file that it was made from."
         )
 
 
