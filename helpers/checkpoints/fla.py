@@ -7,20 +7,21 @@ Sources: ``fla/layers/rwkv6.py``, ``fla/layers/rwkv7.py``, ``fla/models/rwkv7/mo
 ``utils/convert_from_rwkv7.py`` of fla-org/flash-linear-attention.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from ..errors import InputError, printable
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the table of versions, which holds these, needs no torch
+    from torch import Tensor
+
     from .versions import CheckpointInfo
 
-Tensors = Sequence[Tensor]
+Tensors = Sequence["Tensor"]
 LAYER = re.compile(r"model\.layers\.(0|[1-9][0-9]{0,5})\.(.+)")
 BLOCK = re.compile(r"blocks\.(0|[1-9][0-9]{0,5})\.(.+)")
 
@@ -44,8 +45,14 @@ def with_dimensions(count: int) -> Callable[[Tensor], bool]:
 
 def stacked(count: int) -> Form:
     """Return the form of ``count`` ratios [1, 1, D] as the rows of one tensor [count, D]."""
+
+    def stack(weights: Tensors) -> Tensor:
+        import torch
+
+        return torch.stack([weight.reshape(-1) for weight in weights])
+
     return Form(
-        there=lambda weights: torch.stack([weight.reshape(-1) for weight in weights]),
+        there=stack,
         back=lambda weight: [row.clone().reshape(1, 1, -1) for row in weight],  # small, and saved apart
         fits=lambda weight: weight.dim() == 2 and len(weight) == count,
     )
@@ -75,7 +82,7 @@ MIX_UP = Form(  # time_maa_w2 [5, R, D] <-> [D, 5 R]
     fits=lambda weight: weight.dim() == 2 and weight.shape[1] % 5 == 0,
 )
 
-Table = Mapping[str, tuple[Form, tuple[str, ...]]]  # name in a layer of fla -> form, and names in a block
+Table = dict[str, tuple[Form, tuple[str, ...]]]  # name in a layer of fla -> form, and names in a block
 
 TOP = {
     "model.embeddings.weight": "emb.weight",
@@ -152,8 +159,8 @@ class FlaLayout:
 
     table: Table
     model_class: str
-    fields: "Callable[[CheckpointInfo], dict[str, Any]]"
-    limits: "Callable[[CheckpointInfo], Iterator[str]]"
+    fields: Callable[[CheckpointInfo], dict[str, Any]]
+    limits: Callable[[CheckpointInfo], Iterator[str]]
 
 
 def is_fla_name(name: str) -> bool:

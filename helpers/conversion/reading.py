@@ -156,17 +156,18 @@ def model_tensors(files: list[Path], allow_fla: bool = False) -> Iterator[tuple[
         InputError: a file is damaged, or a tensor is not one of an RWKV model, or is there twice.
     """
     seen: set[str] = set()
-    is_fla = None  # one directory has one layout
-    for file in files:
-        weights = load_weights(file)
+    loaded = {file: load_weights(file) for file in files}
+    for file, weights in loaded.items():
         refuse_stored_as_rwkv(file, weights)
+    names = (name for weights in loaded.values() for name in weights)
+    is_fla = any(name.startswith("model.") and is_fla_name(name) for name in names)  # one directory has one layout
+    if is_fla and not allow_fla:
+        raise InputError(
+            f"{files[0]} has the names of flash-linear-attention, which only refresh and export read; run "
+            f"python -m helpers refresh {files[0].parent}, which replaces it."
+        )
+    for file, weights in loaded.items():
         for name, weight in weights.items():
-            is_fla = is_fla_name(name) if is_fla is None else is_fla
-            if is_fla and not allow_fla:
-                raise InputError(
-                    f"{file} has the names of flash-linear-attention, which only refresh and export read; run "
-                    f"python -m helpers refresh {file.parent}, which replaces it."
-                )
             if not (is_fla_name if is_fla else is_hub_name)(name) or name in seen:
                 raise InputError(
                     f"{file}: {printable(name)} is not a tensor of a converted RWKV model, or is there twice."
