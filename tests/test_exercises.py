@@ -37,7 +37,7 @@ def cell_of(name: str, kind: str) -> nbformat.NotebookNode:
 def imports_of(notebook: nbformat.NotebookNode) -> str:
     """Return all that a notebook imports at the top level of its cells."""
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    cleaned = (re.sub(r"^[%!].*$", "", source, flags=re.M) for source in code)
+    cleaned = (re.sub(r"^[ \t]*[%!].*$", "", source, flags=re.M) for source in code)
     nodes = [node for source in cleaned for node in ast.parse(source).body]
     return "\n".join(ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom))
 
