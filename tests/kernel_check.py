@@ -8,8 +8,15 @@ CUDA = torch.cuda.is_available()
 if not CUDA:
     os.environ["TRITON_INTERPRET"] = "1"
 
-from helpers.hub_code import modeling_rwkv4, modeling_rwkv5, modeling_rwkv6, wkv4_triton, wkv6_triton  # noqa: E402
-from helpers.training import wkv_triton  # noqa: E402
+from helpers.hub_code import (  # noqa: E402
+    modeling_rwkv4,
+    modeling_rwkv5,
+    modeling_rwkv6,
+    modeling_rwkv7,
+    wkv4_triton,
+    wkv6_triton,
+)
+from helpers.training import wkv67_triton, wkv_triton  # noqa: E402
 
 TOLERANCE = 1e-2 if CUDA else 1e-5  # products in bf16 and tf32 on a GPU, in fp32 in the interpreter
 
@@ -43,6 +50,20 @@ def check() -> None:
         inputs = (normal(2, 40, 64, scale=scale), normal(2, 40, 64), w, normal(64))
         state = torch.tensor([0.0, 0.0, modeling_rwkv4.EMPTY], device=device).view(1, 3, 1).expand(2, 3, 64)
         found = differences(wkv_triton.wkv4, modeling_rwkv4.wkv4_recurrent, inputs, state)
+        assert max(found) < TOLERANCE, found
+    empty = torch.zeros(2, 2, 64, 64, device=device)
+    for strength in (-3.0, 0.5):  # stronger ones than e^-8 per token count as that
+        r, k, v = (normal(2, 2, 48, 64) for _ in "rkv")
+        log_w = (-torch.exp(strength + torch.randn_like(r))).clamp(min=-7.9).detach().requires_grad_()
+        inputs = (r, k, v, log_w, normal(2, 64))
+        found = differences(wkv67_triton.wkv6, modeling_rwkv6.wkv6_recurrent, inputs, empty)
+        assert max(found) < TOLERANCE, found
+    for share in (0.3, 1.0):  # of what is erased; keys alike, so that each token erases what the last one wrote
+        r, k, v = (normal(2, 2, 48, 64) for _ in "rkv")
+        log_w = (-modeling_rwkv7.STEEPEST * torch.sigmoid(torch.randn_like(r))).detach().requires_grad_()
+        direction = torch.nn.functional.normalize(1 + torch.randn_like(r), dim=-1)
+        a, b = (x.detach().requires_grad_() for x in (-direction, direction * share))
+        found = differences(wkv67_triton.wkv7, modeling_rwkv7.wkv7_recurrent, (r, log_w, k, v, a, b), empty)
         assert max(found) < TOLERANCE, found
 
 

@@ -505,6 +505,20 @@ def test_bundled_checkpoint_is_checked(tmp_path, monkeypatch):
     assert list(path.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", bundled.BUNDLED_SHA256)
+def test_each_bundled_checkpoint_is_what_its_card_says(name):
+    info = format.describe_checkpoint(bundled.bundled_checkpoint(name))
+    card = (bundled.DATA / f"{name}.md").read_text(encoding="utf-8")
+    assert info.version[0] == name[len("rwkv")]
+    assert bundled.BUNDLED_SHA256[name] in card
+    assert f"| {info.layers} / {info.hidden_size} / " in card
+    assert (bundled.DATA / f"{name}.pth.xz").stat().st_size < 21e6
+
+
+def test_the_included_data_stay_small():
+    assert sum(path.stat().st_size for path in bundled.DATA.iterdir()) < 60e6
+
+
 def test_an_installed_package_says_where_the_trained_checkpoints_are(tmp_path, monkeypatch):
     monkeypatch.setattr(bundled, "IS_CHECKOUT", False)
     monkeypatch.setattr(bundled, "DATA", tmp_path)

@@ -65,6 +65,12 @@ def test_descriptions_reach_readers_of_the_committed_notebook(figure_output):
     assert [image["alt"] for image in BeautifulSoup(page, "html.parser").find_all("img")] == [ALT]
 
 
+def test_code_is_shown_as_text():
+    page = page_of(nbformat.v4.new_code_cell("x = '<script>alert(1)</script>'"))
+    assert "<script>alert" not in page
+    assert "x = '<script>alert(1)</script>'" in BeautifulSoup(page, "html.parser").find("main").get_text()
+
+
 def test_a_page_asks_for_nothing_from_elsewhere():
     text = nbformat.v4.new_markdown_cell("# 07. A `title`\n\n$e^x$ and [a link](https://example.org)")
     view = {pages.WIDGET: {"model_id": "1"}, "text/plain": "[Playground: run this cell]"}

@@ -5,6 +5,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 
 from helpers.errors import InputError
 from helpers.paths import NOTEBOOKS
@@ -90,6 +91,7 @@ def test_every_notebook_and_both_readmes_are_pages(built):
 
 def test_a_dead_link_is_a_defect(built, tmp_path, monkeypatch):
     """Sphinx says what it could not resolve, and the build fails with its words."""
+    monkeypatch.setattr(site, "find_notebooks", lambda: find_notebooks(["00"]))  # one is enough
     monkeypatch.setattr(site, "glossary_text", lambda notebook: "# Glossary\n\n[a](#no-such-heading)\n")
     with pytest.raises(InputError, match=r"glossary\.md:3: .*no-such-heading"):
         site.build_site(tmp_path / "site", tmp_path / "source")
@@ -145,17 +147,13 @@ def test_search_finds(built, chromium):
         assert watched.errors == []
 
 
-def test_solutions_are_folded(built, chromium):
+def test_solutions_are_folded(built):
     """Nobody sees a solution or a hint before unfolding it."""
-    with browser.served(built) as address:
-        watched = browser.watched_page(chromium, address)
-        seen = 0
-        for notebook in find_notebooks():
-            watched.page.goto(f"{address}notebooks/{notebook.stem}.html")
-            folds = watched.page.locator("article details")
-            seen += folds.count()
-            assert all(not fold.evaluate("fold => fold.open") for fold in folds.all())
-        assert seen > len(find_notebooks())
+    for notebook in find_notebooks():
+        page = BeautifulSoup((built / "notebooks" / f"{notebook.stem}.html").read_bytes(), "html.parser")
+        folds = page.select("article details")
+        assert len(folds) >= 3, notebook.stem
+        assert not any(fold.has_attr("open") for fold in folds), notebook.stem
 
 
 def test_every_page_of_the_tutorial_is_sound(chromium, tmp_path):

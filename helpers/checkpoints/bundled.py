@@ -12,6 +12,7 @@ from .files import sha256
 BUNDLED_SHA256 = {
     "rwkv5-world-mini": "022652c7b08da23e1bba4691a59a2b6ee8551eee3cab96df6ccd97c13aedb716",
     "rwkv4-world-mini": "b796af955d44ee5ce3872abb2bdead7c025f2d686dd541cf55cb724a025a574c",
+    "rwkv7-world-mini": "0fbdf4852008b9cef5c4349780fd5e645d34d91b67561a1f38d299348978a827",
 }
 
 

@@ -109,7 +109,7 @@ class VersionRow:
     summary: Callable[[CheckpointInfo], dict[str, str]]  # lines that only inspect shows
     oddities: Callable[[CheckpointInfo], Iterable[str]]  # sentences on what is unlike the published models
     oracle_apart: bool = False  # the rwkv package runs it only in a process that runs no other version
-    kernel: str | None = None  # name of a function in training/wkv_triton.py, if there is a faster one for training
+    kernel: str | None = None  # in training/, as "file.function", if there is a faster one for training
 
     def runs_natively(self, layers: int) -> bool:
         """Say whether transformers' own class loads a model of so many layers."""
@@ -232,7 +232,7 @@ RWKV4 = VersionRow(
     oracle_limits=width_limit,
     summary=summary_4_and_5,
     oddities=lambda info: (),
-    kernel="wkv4",
+    kernel="wkv_triton.wkv4",
 )
 
 
@@ -336,7 +336,7 @@ def rwkv5(
         oracle_limits=oracle_limits,
         summary=summary_4_and_5,
         oddities=all_oddities,
-        kernel="wkv5",
+        kernel="wkv_triton.wkv5",
     )
 
 
@@ -397,6 +397,7 @@ RWKV6 = VersionRow(
         "initial state": initial_state(info),
     },
     oddities=odd_state,
+    kernel="wkv67_triton.wkv6",
 )
 
 
@@ -471,6 +472,7 @@ RWKV7 = VersionRow(
     oracle_apart=True,
     summary=lambda info: {f"rank of {letter}": str(info.details[name]) for letter, name in RANKS_7.items()},
     oddities=lambda info: (),
+    kernel="wkv67_triton.wkv7",
 )
 
 

@@ -42,6 +42,10 @@ def way_figure() -> Figure:
     arrow(axes, (5.55, 3.2), (6.15, 3.24), color=WORK)
     arrow(axes, (5.35, 0.95), (6.15, 2.45), color=MEMORY)
     label(axes, 1.2, 0.62, "code and tokenizers\ncome from this project", color="#555555", size=8)
+    figure.set_label(
+        "On the left a .pth file, a zip of a pickle and numbers; in the middle names that are replaced, and "
+        "shapes from which version and sizes follow; on the right the files of a model directory."
+    )
     return figure
 
 

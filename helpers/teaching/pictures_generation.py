@@ -23,6 +23,11 @@ def writing_figure() -> Figure:
             arrow(axes, (x + 1.65, 1.35), (x + 1.8, 1.35))
             cells(axes, x + 2.15, 0.3, [token], INPUT, width=0.7)
             axes.plot([x + 0.35, x + 1.72, x + 1.72, x + 2.15], [2.2, 2.2, 0.5, 0.5], ":", color=INK, linewidth=1.2)
+    figure.set_label(
+        "The model reads three tokens of a prompt at once, the prefill, and gives a token and a state. In "
+        "each step of decode it reads the token it gave, with the state from before, and gives the next one "
+        "and a new state."
+    )
     return figure
 
 
@@ -44,6 +49,12 @@ def padding_figure() -> Figure:
         _last_column(axes, left)
     label(axes, 1.8, 0.22, "last column: the last token of each prompt")
     label(axes, 5.8, 0.22, "last column: padding in the first row")
+    figure.set_label(
+        "The prompts 'Good evening' and 'He opened the door' as rows of four tokens. Padded on the left, the "
+        "two zeros come first, and the last column holds the last token of each prompt. Padded on the right, "
+        "the zeros come last, and the last column of the short row is padding. The mask is 0 at the zeros and"
+        " 1 elsewhere."
+    )
     return figure
 
 
@@ -66,4 +77,8 @@ def memory_figure() -> Figure:
             cells(axes, x - 0.6, 1.4 + 0.38 * row, [f"k{row + 1}", f"v{row + 1}"], MEMORY, width=0.6, height=0.34)
         if number < 4:
             arrow(axes, (x + 0.45, 0.85), (x + 1.25, 0.85))
+    figure.set_label(
+        "After 1, 2, 3 and 4 tokens a Transformer keeps 1, 2, 3 and 4 pairs of keys and values. RWKV keeps "
+        "one state, of the same size each time."
+    )
     return figure

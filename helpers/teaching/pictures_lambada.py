@@ -26,6 +26,11 @@ def score_figure() -> Figure:
         arrow(axes, (x + 0.1, 1.44), (into, 2.53), color="#888888", bend=-0.1)
     label(axes, 2.6, 1.2, "not needed", color="#555555")
     label(axes, 5.6, 0.45, "log 0.935 + log 1.000 + log 1.000 = -0.068;  correct: each is the most probable")
+    figure.set_label(
+        "A row of tokens: the context, then the three tokens of the target. One forward pass; the predictions"
+        " at the last token of the context and at the target's first two are those of the target's tokens; "
+        "their log-probabilities are added up."
+    )
     return figure
 
 
@@ -49,4 +54,8 @@ def batch_figure() -> Figure:
         label(axes, x + 1.5, 0.62, note, size=8.5)
     label(axes, 8.05, 2.6, "mask", size=8)
     label(axes, 4.3, 0.15, "t: context   ?: the place whose prediction counts   0: padding", size=8)
+    figure.set_label(
+        "The same three rows twice. Padded on the right, the zeros come after the tokens and no mask is "
+        "needed. Padded on the left, all rows end together, and a mask of zeros and ones hides the padding."
+    )
     return figure

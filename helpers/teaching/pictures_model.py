@@ -36,6 +36,11 @@ def film_strip(tokens: Sequence[str] = ("Sarah", "took", "the", "letter")) -> Fi
         arrow(axes, (x, 0.66), (x, 1.66))
         arrow(axes, (x, 1.9), (x, 2.92))
         box(axes, x, 3.14, f"$y_{number}$", OUTPUT, width=0.7, height=0.38)
+    figure.set_label(
+        "A film strip of five frames S0 to S4, each a matrix of 4 by 4. Between two frames a token comes in "
+        "from below: Sarah, took, the, letter; and an output y leaves above. Each token adds a row, and the "
+        "rows written before grow paler."
+    )
     return figure
 
 
@@ -72,6 +77,11 @@ def memory_picture() -> Figure:
     cells(axes, 6.1, 0.46, list("5678"), OUTPUT, step, step)
     label(axes, 6.94, 0.22, "$y = r\\,S$")
     label(axes, 1.5, 0.6, "(the pair 1000, 1234\nwas written before)", size=8, ha="left")
+    figure.set_label(
+        "A key, the column 0 1 0 0, times a value, the row 5 6 7 8, is added to a memory of 4 by 4 numbers, "
+        "whose second row becomes 5 6 7 8; the first row, 1 2 3 4, was there before. Reading with 0 1 0 0 "
+        "gives 5 6 7 8 back."
+    )
     return figure
 
 
@@ -93,6 +103,11 @@ def shift_picture(tokens: Sequence[str] = ("The", "old", "man", "looked")) -> Fi
     arrow(axes, (end, low), (end + 0.4, low), color=PURPLE)
     label(axes, end + 0.22, low - 0.36, "to the state", size=8)
     label(axes, places[0], low - 0.38, "from the state", size=8)
+    figure.set_label(
+        "A row of tokens: The, old, man, looked. Each goes up into a mixed token with weight mu, and into the"
+        " mixed token on its right with weight 1 minus mu. The first takes the token before it from the "
+        "state, and the last goes to the state."
+    )
     return figure
 
 
@@ -115,6 +130,10 @@ def mask_picture(size: int = 6) -> Figure:
     for y, color, text in notes:
         cells(axes, 4.5, y - 0.13, [""], color, 0.3, 0.26)
         label(axes, 4.95, y, text, ha="left")
+    figure.set_label(
+        "The mask M for six tokens. On the diagonal u, the bonus. Below it 1, then w, w squared and so on, "
+        "the same value along each diagonal. Above the diagonal nothing: the future."
+    )
     return figure
 
 
@@ -146,6 +165,11 @@ def chunks_picture(chunks: int = 3, size: int = 4) -> Figure:
         last = number == chunks - 1
         arrow(axes, (x + width + 0.02, 1.45), (x + (width + 0.45 if last else gap - 0.02), 1.45), color=PURPLE)
         label(axes, x + width + (0.7 if last else 0.36), 1.45 if last else 1.66, f"$S_{{{(number + 1) * size}}}$")
+    figure.set_label(
+        "Twelve tokens in three chunks of four. Each chunk goes through matrix products to its four outputs. "
+        "The state goes from chunk to chunk: S0 into the first, S4 into the second, S8 into the third, S12 "
+        "out of it."
+    )
     return figure
 
 
@@ -174,6 +198,12 @@ def time_mix_picture() -> Figure:
     label(axes, 6.28, 3.35, "from RWKV-5.1 on", LOST, size=8)
     arrow(axes, (6.28, 2.68), (6.28, 1.88), color=GREY)
     label(axes, 6.28, 1.3, "all heads side by side", size=8)
+    figure.set_label(
+        "Time-mix from left to right. The token and the token before are mixed three times and multiplied "
+        "with W_r, W_k, W_v. r, k, v go to S, which is read and written, and which comes from the state and "
+        "goes to the state. y goes through ln_x and W_o and is added to x. A gate, grey, comes between ln_x "
+        "and W_o from RWKV-5.1 on."
+    )
     return figure
 
 
@@ -206,4 +236,9 @@ def block_picture(layers: str = "L") -> Figure:
         arrow(axes, (x, 1.01), (at, y - 0.27), color=PURPLE)
         arrow(axes, (at, y - 0.27), (x, 1.01), color=PURPLE)
     label(axes, 0.9, 0.68, "state of the block,\ncarried to the\nnext token:", size=8)
+    figure.set_label(
+        "The model from left to right: emb, ln0, then a block L times, then ln_out and head. In a block, ln1 "
+        "and time-mix, then ln2 and channel-mix; what came in is added behind each. The state is tapped at "
+        "three places: the token before and S at time-mix, the token before at channel-mix."
+    )
     return figure

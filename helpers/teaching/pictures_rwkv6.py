@@ -27,6 +27,11 @@ def forgetting_picture() -> Figure:
     label(axes, 4.9, 1.98, "how much “red” is held after each token", size=8)
     arrow(axes, (4.88, 1.12), (4.88, 0.85))
     label(axes, 6.2, 0.98, "“.” says: forget", size=8)
+    figure.set_label(
+        "A text says red, red, full stop, blue, blue. The memory of RWKV-5 holds 1, 1.9, 1.7, 1.5, 1.4 of "
+        "red: it fades by the clock. That of RWKV-6 holds 1, 2, 0, 0, 0: at the full stop the text says "
+        "forget."
+    )
     return figure
 
 
@@ -41,6 +46,10 @@ def thin_matrices_picture() -> Figure:
     for start, end in ((1.52, 2.28), (3.22, 3.68), (4.62, 4.88), (6.32, 6.63)):
         arrow(axes, (start, 1.25), (end, 1.25))
     label(axes, 4.0, 0.22, "R is small: 2 D R numbers instead of D × D", size=8)
+    figure.set_label(
+        "A mixed token of D numbers goes through a tall matrix of D by R, a tanh, and a wide matrix of R by "
+        "D; a fixed number per channel is added."
+    )
     return figure
 
 

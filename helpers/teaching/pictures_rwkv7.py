@@ -28,6 +28,10 @@ def overwrite_picture() -> Figure:
         arrow(axes, (6.0, y), (6.45, y), "read")
         box(axes, 7.2, y, found, color, width=1.4)
     label(axes, 3.82, 0.8, "take off what\nthe key finds", size=8)
+    figure.set_label(
+        "Two memories are told 'rain' and then 'sun' under one key. RWKV-5 and 6 keep the sum of both and "
+        "read 'rain and sun'. RWKV-7 first takes off what the key finds, so it keeps and reads 'sun' alone."
+    )
     return figure
 
 
@@ -61,6 +65,11 @@ def time_mix_picture() -> Figure:
     arrow(axes, (3.4, 0.55), (6.3, 1.47), bend=-0.12)
     box(axes, 6.9, 0.75, "output matrix", OUTPUT, width=1.55, height=0.44)
     arrow(axes, (6.9, 1.47), (6.9, 1.0))
+    figure.set_label(
+        "Time-mix of RWKV-7: a token and the one before it are mixed in six ratios. r, k and v come from full"
+        " matrices, decay w, erase a and gate g from two thin ones. The state decays, is erased and written; "
+        "r reads it; a norm per head, a bonus, the gate and the output matrix follow."
+    )
     return figure
 
 
@@ -78,6 +87,10 @@ def triangle_picture(size: int = 5) -> Figure:
         axes, 3.6, 0.75, "u2 needs u1, u3 needs u1 and u2, …\nnever a later one: solve from top to bottom.", ha="left"
     )
     arrow(axes, (3.3, 2.15), (3.3, 0.25))
+    figure.set_label(
+        "A lower triangular matrix for a chunk of five tokens: the row u of a token, which it erases with, "
+        "depends on those of earlier tokens only, so the system is solved from top to bottom."
+    )
     return figure
 
 

@@ -37,6 +37,11 @@ def character_bytes_figure() -> Figure:
         cells(axes, left + 0.04, y - 0.2, [text], color, width=0.7 * size - 0.08)
         label(axes, left + 0.35 * size, y - 0.36, note, size=8)
     label(axes, 6.25, 1.45, "none, so it is cut", GREY)
+    figure.set_label(
+        "The Chinese character zhong, U+4E2D, is the bytes e4 b8 ad and has a token of its own, id 10285; its"
+        " parts e4 b8, id 3025, and ad, id 174, are tokens as well. The cup, U+2615, is e2 98 95, has no "
+        "token of its own, and is cut into e2 98, id 3017, and 95, id 150."
+    )
     return figure
 
 

@@ -34,4 +34,10 @@ def windows_figure() -> Figure:
         y = 0.62 if weight == "3" else 0.15
         cells(axes, x - 0.25, y, [weight], colors[weight], width=0.45, height=0.34)
         label(axes, x + 0.75, y + 0.17, name, size=8)
+    figure.set_label(
+        "A piece of a novel becomes a window of tokens: Ann met Tom. Tom saw Ann's dog. Then names are "
+        "replaced: Nora met Bo. Bo saw Nora's dog. Each token gets a weight: 0.1 where a put-in name first "
+        "occurs, 3 where Bo and Nora come again, 1 otherwise. The loss is the weighted mean of the cross-"
+        "entropies."
+    )
     return figure

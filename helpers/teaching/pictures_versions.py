@@ -31,6 +31,11 @@ def family_figure() -> Figure:
             box(axes, x, y, text, WORK if new else UNUSED, width=1.35)
         for left, right in pairwise(columns):
             arrow(axes, (left + 0.68, y), (right - 0.68, y))
+    figure.set_label(
+        "One row per version. RWKV-4: ratios, two sums per channel, divided, sigmoid of r. 5.0: a matrix per "
+        "head that r reads, a norm per head, no gate. 5.1 adds a gate. 5.2 has w and u per channel. In 6 the "
+        "text sets ratios and w. 7 has plain ratios again, and erases before it writes."
+    )
     return figure
 
 
@@ -48,6 +53,11 @@ def memory_figure() -> Figure:
     label(axes, 4.55, 1.45, "channels\nof k")
     label(axes, 6.1, 2.16, "channels of v", size=8)
     label(axes, 6.1, 0.45, "the answer is r S: which values come back\ndepends on what r asks for")
+    figure.set_label(
+        "Left, RWKV-4: two rows of four numbers, the sums of e to the k times v and of e to the k; the answer"
+        " is one divided by the other. Right, RWKV-5: a matrix of four by four, rows for channels of k, "
+        "columns for channels of v; the answer is r S."
+    )
     return figure
 
 
@@ -88,4 +98,9 @@ def halves_figure() -> Figure:
     label(axes, 5.4, 0.68, "q = 2 between", size=8)
     label(axes, 6.6, 0.68, "p = 2 between", size=8)
     label(axes, 6.0, 0.3, "token 6 reads token 1:  w$^{6-1-1}$ = w$^2$ · w$^2$, no exponent is negative")
+    figure.set_label(
+        "Left, the scores of eight tokens: one block of 4 x 4, two of 2 x 2, four of 1 x 1, and the bonus u "
+        "on the diagonal. Right, a border between tokens 3 and 4: token 6 reads token 1 across it, two tokens"
+        " on either side lie between, and w to the 4 is w squared times w squared."
+    )
     return figure

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,7 +28,7 @@ Step = Callable[[Tensor, Tensor], Tensor]
 
 @contextmanager
 def use_kernel(model: RwkvModel, kernel: Callable[..., tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """Let all blocks compute WKV with ``kernel``, one of :mod:`.wkv_triton`, inside a ``with`` block."""
+    """Let all blocks compute WKV with ``kernel``, see :func:`triton_kernel`, inside a ``with`` block."""
     blocks = blocks_of(model)
     own = [block.attention.wkv for block in blocks]
     for block in blocks:
@@ -59,10 +60,9 @@ def fast_step(run: TrainingRun) -> Iterator[Step]:
 
 
 def triton_kernel(name: str) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Return a function of :mod:`.wkv_triton`, which needs Triton."""
-    from . import wkv_triton
-
-    return getattr(wkv_triton, name)
+    """Return a function by the names of its module here and its own, such as ``wkv_triton.wkv5``. It needs Triton."""
+    module, function = name.split(".")
+    return getattr(import_module(f".{module}", __package__), function)
 
 
 class RecordedStep:

@@ -196,7 +196,7 @@ def wkv4_backward_op(
     return dk, dv, dw.sum(0), du.sum(0)
 
 
-def _register(op, backward_op, fake, backward_fake, saved) -> None:
+def register_gradient(op, backward_op, fake, backward_fake, saved) -> None:
     """Tell torch.compile the shapes of the outputs, and autograd the gradient."""
     op.register_fake(fake)
     backward_op.register_fake(backward_fake)
@@ -210,22 +210,22 @@ def _register(op, backward_op, fake, backward_fake, saved) -> None:
     op.register_autograd(backward, setup_context=setup_context)
 
 
-def _empty(*tensors: Tensor) -> tuple[Tensor, ...]:
+def empty_like(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(torch.empty_like(x) for x in tensors)
 
 
-_register(
+register_gradient(
     wkv5_op,
     wkv5_backward_op,
     lambda r, k, v, log_w, u: torch.empty_like(v),
-    lambda r, k, v, log_w, u, dy: _empty(r, k, v, log_w, u),
+    lambda r, k, v, log_w, u, dy: empty_like(r, k, v, log_w, u),
     saved=lambda output: (),
 )
-_register(
+register_gradient(
     wkv4_op,
     wkv4_backward_op,
     lambda k, v, w, u: (torch.empty_like(v), *(k.new_empty(k.shape, dtype=torch.float32) for _ in range(3))),
-    lambda k, v, w, u, a, b, p, dy: _empty(k, v, w, u),
+    lambda k, v, w, u, a, b, p, dy: empty_like(k, v, w, u),
     saved=lambda output: output[1:],
 )
 
