@@ -1,6 +1,6 @@
 """A JupyterLab of the tests' own, driven through Chromium: open a notebook, run cells, click, type, read.
 
-    def test_playground(lab):
+    def test_explorer(lab):
         notebook, widget = lab.open("02_tokenizer", "TokenizerExplorer(", FUZZ_TEXTS=100)
         notebook.run_all()
         notebook.cell(widget).get_by_role("textbox").fill("Hello")
