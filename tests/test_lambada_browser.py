@@ -61,7 +61,7 @@ def test_a_passage_is_shown_with_its_target_marked():
 def test_the_first_passage_is_there_at_once(browser):
     assert browser.status.value == "1 of 3: passage 0"
     assert "ours</b>: right, log-probability of the word -1.0000" in browser.view.value
-    assert browser.view.value.count("<table>") == 2
+    assert browser.view.value.count("<table") == 2
     assert "<b>&#x27; cat&#x27;</b>" in browser.view.value  # the target's token stands out
 
 
