@@ -7,7 +7,7 @@ import torch
 
 from ..checkpoints.format import checkpoint_info, expected_shapes
 from ..checkpoints.names import hub_name
-from .checking import Exercise
+from .checking import Exercise, Function
 
 # 1. the name of the .pth file
 
@@ -113,16 +113,25 @@ BYTES = Exercise(
 # 3. how large is it?
 
 
-def count_parameters(layers, hidden, ffn, vocab, head_size):
-    heads = hidden // head_size
+def count_parameters(layers, hidden, ffn, vocab):
     norms = 2 * 2 * hidden  # ln1, ln2
-    time_mix = 4 * hidden + 5 * hidden**2 + 2 * heads * head_size + 2 * hidden
+    time_mix = 4 * hidden + 5 * hidden**2 + 2 * hidden + 2 * hidden  # ratios, matrices, decay and bonus, ln_x
     channel_mix = 2 * hidden + 2 * hidden * ffn + hidden**2
     return 2 * vocab * hidden + layers * (norms + time_mix + channel_mix) + 2 * 2 * hidden  # ln0 and ln_out
 
 
-def sizes() -> list[tuple[int, int, int, int, int]]:
-    return [(2, 64, 224, 512, 32), (24, 2048, 7168, 65536, 64), (24, 1024, 3584, 65536, 64), (3, 128, 448, 1000, 64)]
+def sizes() -> list[tuple[int, int, int, int]]:
+    return [(2, 64, 224, 512), (24, 2048, 7168, 65536), (24, 1024, 3584, 65536), (3, 128, 448, 1000)]
+
+
+def without(rows: int = 0, matrices: int = 0, rows_once: int = 0, matrices_with_ffn: int = 0) -> Function:
+    """Return a count that forgets rows of D numbers and matrices in each layer, and rows outside of the layers."""
+
+    def counted(layers, hidden, ffn, vocab):
+        forgotten = rows * hidden + matrices * hidden**2 + matrices_with_ffn * hidden * ffn
+        return count_parameters(layers, hidden, ffn, vocab) - layers * forgotten - rows_once * hidden
+
+    return counted
 
 
 PARAMETERS = Exercise(
@@ -132,15 +141,24 @@ PARAMETERS = Exercise(
         "The head is a table of its own in RWKV, not the embedding again: count V x D twice.": lambda *s: (
             count_parameters(*s) - s[3] * s[1]
         ),
-        "ln0 is missing: block 0 alone has one more norm, a weight and a bias.": lambda *s: (
-            count_parameters(*s) - 2 * s[1]
+        "One norm is missing that stands outside of the layers: ln0, which block 0 alone has, or ln_out; a weight and "
+        "a bias each.": without(rows_once=2),
+        "ln0 and ln_out are missing: two norms outside of the layers, a weight and a bias each.": without(rows_once=4),
+        "One square matrix of each layer is missing. Time-mix has five in 5.2, key, value, receptance, gate, and "
+        "output; channel-mix has one, receptance.": without(matrices=1),
+        "One matrix with F in each layer is missing: channel-mix has key and value, D x F numbers each.": without(
+            matrices_with_ffn=1
         ),
-        "Time-mix has five square matrices in 5.2: key, value, receptance, gate, and output.": lambda *s: (
-            count_parameters(*s) - s[0] * s[1] ** 2
+        "D numbers of each layer are missing: decay and bonus have D each, and a norm has a weight and a bias.": (
+            without(rows=1)
         ),
-        "The mixing ratios are missing: four of time-mix and two of channel-mix, D numbers each.": lambda *s: (
-            count_parameters(*s) - s[0] * 6 * s[1]
-        ),
+        "2 D numbers of each layer are missing: decay and bonus (D each), a norm (ln1, ln2, ln_x: a weight and a "
+        "bias), or the two mixing ratios of channel-mix.": without(rows=2),
+        "4 D numbers of each layer are missing: decay and bonus together with ln_x, or ln1 and ln2, or the four mixing "
+        "ratios of time-mix.": without(rows=4),
+        "6 D numbers of each layer are missing: four mixing ratios of time-mix and two of channel-mix, or the norms "
+        "ln1, ln2 and ln_x.": without(rows=6),
+        "A norm has a weight and a bias, D numbers each; you count one of them.": without(rows=3, rows_once=2),
     },
     reveal=False,
     why="24 layers, D = 2048, F = 7168: 1,577,754,624 parameters, 3.16 GB in bf16. That is the published 1.5B model.",

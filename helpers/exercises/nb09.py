@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from .checking import Exercise
+from .checking import Exercise, equal
 
 # 1. the last sentence alone
 
@@ -154,9 +154,27 @@ def narrow(a, b, draws):
     return [both_from(a, b, draws, paired, (5, 95))[0] for paired in (True, False)]
 
 
+def a_moved(a, b, draws):
+    moved = zip(draws, np.roll(draws, 1, axis=0), strict=True)
+    means = [b[row].mean() - a[other].mean() for row, other in moved]
+    return [both_from(a, b, draws, paired=True)[0], tuple(np.percentile(means, [2.5, 97.5]))]
+
+
+def half(right: int):
+    """Return a function whose answer has only this one of the two intervals, and None for the other."""
+    return lambda a, b, draws: [pair if place == right else None for place, pair in enumerate(intervals(a, b, draws))]
+
+
+def same_where_known(given, expected) -> bool:
+    """Compare two pairs of intervals; where None is expected, anything will do."""
+    pairs = zip(given, expected, strict=True)
+    return all(wanted is None or equal(interval, wanted) for interval, wanted in pairs)
+
+
 INTERVALS = Exercise(
     solution=intervals,
     cases=score_pairs,
+    same=same_where_known,
     mistakes={
         "Both of your intervals are paired: for the unpaired one, model B must get other passages than A.": (
             lambda a, b, draws: both_from(a, b, draws, paired=True)
@@ -165,7 +183,14 @@ INTERVALS = Exercise(
             lambda a, b, draws: both_from(a, b, draws, paired=False)
         ),
         "That is a 90 % interval; the middle 95 % begins at 2.5 and ends at 97.5.": narrow,
-        "You measure A minus B; the difference asked for is B minus A.": lambda a, b, draws: intervals(b, a, draws),
+        "You measure A minus B; the difference asked for is B minus A.": lambda a, b, draws: [
+            (-high, -low) for low, high in intervals(a, b, draws)
+        ],
+        "Your paired interval is right. In the unpaired one you moved the drawings of a; leave those, and let b get "
+        "row i - 1.": a_moved,
+        "Your paired interval is right; the unpaired one is not. There a gets row i and b gets row i - 1; the mean of "
+        "b's drawing minus the mean of a's is one number.": half(0),
+        "Your unpaired interval is right; the paired one is not. There a and b get the same row.": half(1),
     },
     reveal=False,
     why="What makes a passage hard is hard for both models, and cancels only if both get the same passages. "

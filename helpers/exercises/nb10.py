@@ -99,6 +99,11 @@ def _numbers_counted(state, path):
     return sum(part.numel() for part in state), cache_on_disk(state, path)[1]
 
 
+def _content(state, path):
+    _, stored = cache_on_disk(state, path)
+    return Path(path).read_bytes(), stored
+
+
 @functools.cache
 def _folder() -> tempfile.TemporaryDirectory:
     """Return a folder that is removed when the program ends."""
@@ -141,6 +146,10 @@ def _off_by_one(model, state, ids, mask, shared):
     logits = model(ids, attention_mask=mask, state=_repeated(state, len(ids))).logits.detach()
     chosen = logits.log_softmax(dim=-1).gather(2, ids[:, :, None])[..., 0]
     return (chosen * mask)[:, shared:].sum(dim=1)
+
+
+def _one_too_late(model, state, ids, mask, shared):
+    return _scored(model, state, ids, mask, mask, shared + 1)
 
 
 def _logits_added(model, state, ids, mask, shared):
@@ -224,6 +233,7 @@ EXERCISES = (
             "load_file gives the tensors in an order of its own; take them by their names.": _order_of_the_file,
             "A part of the state can be a view; save_file wants part.contiguous().": _not_contiguous,
             "Count the bytes of the file, not the numbers of the state: os.path.getsize(path).": _numbers_counted,
+            "You return what is in the file; the size is asked for, a number: os.path.getsize(path).": _content,
         },
         "Such a file can be sent to another computer, which then goes on where this one has stopped.",
         reveal=False,
@@ -235,6 +245,8 @@ EXERCISES = (
             "You add what stands behind the end of shorter rows; multiply by the mask.": _padding_counts,
             "You add the shared tokens as well; begin with the token number shared.": _start_counts,
             "Logits at position t predict the token at t + 1; yours are shifted by one.": _off_by_one,
+            "You begin one token too late. The log-probabilities begin with token number 1, since nothing predicts "
+            "number 0, so that of token number shared stands at shared - 1.": _one_too_late,
             "You add logits; take log_softmax over the vocabulary first.": _logits_added,
             "You forgot the state; the endings are to follow what was read before.": _without_state,
         },

@@ -106,7 +106,9 @@ INDEX = Exercise(
             check_index(index, files)[::-1]
         ),
     },
-    why="A torn download or two runs into one folder leave such a directory. `refresh` and `verify` refuse it.",
+    why="An interrupted download or two runs into one folder leave such a directory. If a tensor is missing or one too "
+    "many, `refresh` and `verify` refuse it. If all are there and only the index is wrong, `verify` says FAILED, and "
+    "`refresh` writes a right one.",
 )
 
 EXERCISES = (FILES, INDEX)
