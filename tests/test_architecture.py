@@ -70,7 +70,7 @@ def imported_packages(path: Path) -> set[str]:
 def test_what_is_imported_is_declared():
     """Every package that ``helpers`` imports is a dependency, or belongs to an extra, of the project."""
     ours = {"helpers", "triton", "datasets"}  # triton comes with torch on a GPU, datasets with lm-eval
-    ours |= {"IPython"}  # with ipykernel
+    ours |= {"IPython", "PIL"}  # with ipykernel and matplotlib
     imported = set().union(*map(imported_packages, MODULES)) - set(sys.stdlib_module_names) - ours
     declared = {requirement.name.replace("-", "_") for requirement in declared_requirements()}
     assert imported <= declared

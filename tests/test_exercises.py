@@ -37,7 +37,7 @@ def cell_of(name: str, kind: str) -> nbformat.NotebookNode:
 def imports_of(notebook: nbformat.NotebookNode) -> str:
     """Return all that a notebook imports at the top level of its cells."""
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    cleaned = (re.sub(r"^[%!].*$", "", source, flags=re.M) for source in code)
+    cleaned = (re.sub(r"^( *)[%!].*$", r"\1pass", source, flags=re.M) for source in code)
     nodes = [node for source in cleaned for node in ast.parse(source).body]
     return "\n".join(ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom))
 
@@ -145,10 +145,10 @@ def changes(words):
         (changes, "right, 2 of 2"),  # each call gets a fresh copy
         (
             lambda words: words[-1],
-            "1 of 2 checks are right.\n<lambda>(['ccc', 'dd']) returns 'dd'; it should be 'ccc'.",
+            "1 of 2 checks are right.\nlongest(['ccc', 'dd']) returns 'dd'; it should be 'ccc'.",
         ),
         (lambda words: words[-1], "\nYou take the last word."),
-        (raises, "raises(['a', 'bb']) raises KeyError: 'x'; it should be 'bb'."),
+        (raises, "longest(['a', 'bb']) raises KeyError: 'x'; it should be 'bb'."),
         (lambda words: None, "returns None"),
     ],
 )
@@ -183,6 +183,30 @@ def test_a_stub_is_open(example, capsys):
 )
 def test_answers_are_compared(given, expected, same):
     assert checking.agree(given, expected, checking.equal) == same
+
+
+TENSOR = torch.arange(12.0).view(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "place"),
+    [
+        (TENSOR + (TENSOR == 5), TENSOR, "It first differs at [1, 1]: 6, and should be 5."),
+        (TENSOR.T, TENSOR, "The shape is (4, 3) and should be (3, 4)."),
+        (TENSOR, TENSOR, ""),
+        (None, TENSOR, "It returns None, not a tensor."),
+        (
+            (TENSOR, TENSOR + 1),
+            (TENSOR, TENSOR),
+            "Value 1: right. Value 2: It first differs at [0, 0]: 1, and should be 0.",
+        ),
+        (TENSOR, (TENSOR, TENSOR), "It should return 2 values, in a tuple."),
+        (3, 4, ""),
+        (torch.tensor([1.0]), torch.tensor([2.0]), ""),
+    ],
+)
+def test_where_tensors_differ(given, expected, place):
+    assert checking.first_difference(given, expected) == place
 
 
 @pytest.mark.parametrize("name", ["99.1", "02.99", "2", "", "../nb02.1"])

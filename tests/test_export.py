@@ -308,7 +308,12 @@ def test_refresh_refuses(tmp_path, small, monkeypatch, capsys):
 def test_a_configuration_that_is_none(tmp_path):
     """A pipe is not waited for, deep JSON is no traceback, and true is no length."""
     path = tmp_path / "config.json"
-    for content, length in (('{"context_length": 512}', 512), ('{"context_length": true}', 4096), ("{}", 4096)):
+    for content, length in (
+        ('{"context_length": 512}', 512),
+        ('{"max_position_embeddings": 8192}', 8192),
+        ('{"context_length": true}', 4096),
+        ("{}", 4096),
+    ):
         path.write_text(content)
         assert old_context_length(tmp_path) == length
     for content in ("[" * 10**5, "[]", "{"):

@@ -194,7 +194,7 @@ def on_cpu(request, monkeypatch):
 def test_without_triton_prompts_are_read_as_before(on_cpu, monkeypatch):
     """One sentence says so, once; the kernels themselves are compared with the definitions in ``kernel_check.py``."""
     version, said = on_cpu
-    monkeypatch.setitem(sys.modules, f"helpers.hub_code.wkv{version}_triton", None)
+    monkeypatch.setitem(sys.modules, f"{rwkv_requirements.__package__}.wkv{version}_triton", None)
     model, ids = tiny_model(version), ids_of(20)
     ours = [model(ids).logits for _ in range(2)]
     monkeypatch.setattr(rwkv_requirements, "KERNEL_DEVICE", "cuda")

@@ -46,6 +46,8 @@ def workshop(tmp_path_factory):
         (folder / "work").mkdir()
         (folder / "model.pth").rename(folder / "work" / "model.pth")
         write_older_directory(folder / "work" / "model.pth", folder / "work" / "older-directory")
+        seventh = write_random_checkpoint(folder / "original7.pth", "7", **sizes)
+        convert(seventh, folder / "work" / "rwkv7", progress=False)
         yield folder / "work", hub, variables
 
 
@@ -70,6 +72,7 @@ def test_every_recipe_runs_as_it_stands(workshop):
     original, back = load_checkpoint(folder / "model.pth"), load_checkpoint(folder / "back.pth")
     assert original.keys() == back.keys()
     assert all(torch.equal(original[name], back[name]) for name in original)
+    assert load_checkpoint(folder / "rwkv7.pth").keys() == load_checkpoint(folder.parent / "original7.pth").keys()
     assert json.loads((folder / "converted" / "parity.json").read_text())["passed"]
     assert (folder / "older-directory" / "model.safetensors").is_file()
     uploaded = hub / "your-name" / "your-model"

@@ -6,7 +6,8 @@ import nbformat
 import pytest
 
 from helpers.paths import NOTEBOOKS
-from helpers.series import map, run, translation
+from helpers.series import run, translation
+from helpers.teaching import series_map
 from helpers.teaching.pictures_series import BEFORE, SERIES, series_figure, series_lines
 
 PAIRS = translation.translated()
@@ -54,8 +55,8 @@ def test_a_difference_is_found_and_mended_but_for_prose(change):
 
 
 def test_the_map_is_the_one_that_is_drawn():
-    """After a change: python -m helpers.series.map."""
-    assert map.stored_lines() == series_lines()
+    """After a change: python -m helpers.teaching.series_map."""
+    assert series_map.stored_lines() == series_lines()
     assert {path.name[:2] for path in run.find_notebooks()} <= set(SERIES)
     assert {name for pair in BEFORE for name in pair} == set(SERIES)
 

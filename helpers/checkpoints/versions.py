@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .fla import FLA_6, FLA_7, FlaLayout
+
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]  # of tensors, by their names in the checkpoint
 Details = dict[str, Any]
@@ -109,6 +111,7 @@ class VersionRow:
     summary: Callable[[CheckpointInfo], dict[str, str]]  # lines that only inspect shows
     oddities: Callable[[CheckpointInfo], Iterable[str]]  # sentences on what is unlike the published models
     oracle_apart: bool = False  # the rwkv package runs it only in a process that runs no other version
+    fla: FlaLayout | None = None  # how flash-linear-attention has it, if it does
     kernel: str | None = None  # in training/, as "file.function", if there is a faster one for training
 
     def runs_natively(self, layers: int) -> bool:
@@ -368,6 +371,23 @@ def read_details_6(shapes: Shapes, heads: int, head_size: int) -> Details:
     }
 
 
+def fla_limits_6(info: CheckpointInfo) -> Iterator[str]:
+    yield (
+        "fla's configuration has one epsilon for all norms, 1e-5, and the norm of the heads needs 64e-5: "
+        "after loading, set layer.attn.g_norm.eps = 64e-5 for each layer in model.model.layers."
+    )
+
+
+def fla_fields_6(info: CheckpointInfo) -> Details:
+    return {
+        "expand_k": info.attention_size / info.hidden_size,
+        "expand_v": info.attention_size / info.hidden_size,
+        "num_heads": info.heads,
+        "proj_low_rank_dim": info.details["mix_rank"],
+        "gate_low_rank_dim": info.details["decay_rank"],  # despite its name, fla/layers/rwkv6.py
+    }
+
+
 RWKV6 = VersionRow(
     name="6",
     recognize=lambda shapes: first_block(shapes, "time_maa_x") is not None,
@@ -397,6 +417,7 @@ RWKV6 = VersionRow(
         "initial state": initial_state(info),
     },
     oddities=odd_state,
+    fla=FlaLayout(FLA_6, "RWKV6ForCausalLM", fla_fields_6, fla_limits_6),
     kernel="wkv67_triton.wkv6",
 )
 
@@ -450,6 +471,23 @@ def oracle_limits_7(info: CheckpointInfo) -> Iterator[str]:
         yield "one of a single channel or token"
 
 
+def fla_limits_7(info: CheckpointInfo) -> Iterator[str]:
+    if info.head_size != 64:
+        n = info.head_size
+        yield f"fla normalizes heads of {n} channels with an epsilon of {n}e-5, and RWKV-7 has 64e-5."
+    if info.layers == 1:
+        yield "fla cannot make a model of one layer: it divides by the number of layers less one."
+
+
+def fla_fields_7(info: CheckpointInfo) -> Details:
+    return {
+        "head_dim": info.head_size,
+        "num_heads": info.heads,
+        "value_dim": [info.hidden_size] * info.layers,
+        **{name: info.details[name] for name in RANKS_7.values()},
+    }
+
+
 RWKV7 = VersionRow(
     name="7",
     recognize=lambda shapes: first_block(shapes, "r_k") is not None,
@@ -472,6 +510,7 @@ RWKV7 = VersionRow(
     oracle_apart=True,
     summary=lambda info: {f"rank of {letter}": str(info.details[name]) for letter, name in RANKS_7.items()},
     oddities=lambda info: (),
+    fla=FlaLayout(FLA_7, "RWKV7ForCausalLM", fla_fields_7, fla_limits_7),
     kernel="wkv67_triton.wkv7",
 )
 

@@ -18,6 +18,7 @@ def export(folder: str | Path, out: str | Path) -> Path:
     out = Path(out)
     refuse_existing(out)
     weights, _ = load_converted(folder)
+    in_order = {name: weight.contiguous() for name, weight in weights.items()}  # those that fla turned are small
     with new_file(out) as partial:
-        save_checkpoint(weights, partial)  # tensor by tensor: the weights are memory-mapped
+        save_checkpoint(in_order, partial)  # tensor by tensor: the weights are memory-mapped
     return out

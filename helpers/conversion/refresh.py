@@ -17,6 +17,7 @@ from ..checkpoints.versions import WORLD_ROWS
 from ..errors import InputError
 from ..inputs import check_regular
 from .directory import Source, write_model
+from .names import PTH_NAMES, PTH_UNUSED
 from .reading import load_converted, weight_files
 from .sizes import SHARD_LIMIT, parse_size
 
@@ -33,6 +34,8 @@ REPLACED = (
     "rwkv*_op.cpp",
     "wkv*_cuda*",
     "parity.json",
+    PTH_NAMES,
+    PTH_UNUSED,
     "__pycache__",
 )
 REPLACED_WITH_TOKENIZERS = (
@@ -88,7 +91,8 @@ def old_context_length(folder: Path) -> int:
         return 4096
     check_regular(path, "the configuration", "correct it, or remove it")
     try:
-        length = json.loads(path.read_text(encoding="utf-8")).get("context_length", 4096)
+        config = json.loads(path.read_text(encoding="utf-8"))
+        length = config.get("context_length", config.get("max_position_embeddings"))  # the latter in RWKV-7
     except (OSError, ValueError, AttributeError, RecursionError):
         raise InputError(f"{path} is not a configuration; correct it, or remove it.") from None
     return length if type(length) is int and length > 0 else 4096  # true is an int, too

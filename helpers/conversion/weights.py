@@ -34,7 +34,7 @@ Weights = dict[str, Tensor]
 def write_weights(
     folder: Path,
     weights: Weights,
-    layout: Layout,
+    layout: Layout | None,
     dtype: torch.dtype | None,
     limit: int,
     source: Path,
@@ -46,7 +46,7 @@ def write_weights(
 
     Args:
         weights: tensors by their names in the checkpoint; each is read once, in order.
-        layout: of the names in the files.
+        layout: of the names in the files; None if ``weights`` has these names already.
         dtype: of the written tensors; None keeps each its own.
         limit: bytes in a file, unless a single tensor is larger.
         source: where the tensors come from, for messages.
@@ -69,10 +69,15 @@ def write_weights(
             only = len(shards) == 1
             file = "model.safetensors" if only else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             hashes[file] = writer.write(folder / file, weights, names)
-            index |= {hub_name(name, layout): file for name in names}
+            index |= {written_name(name, layout): file for name in names}
     if len(shards) > 1:
         (folder / INDEX).write_text(index_text(total, index), encoding="utf-8")
     return hashes
+
+
+def written_name(name: str, layout: Layout | None) -> str:
+    """Return the name of a tensor in the files."""
+    return name if layout is None else hub_name(name, layout)
 
 
 def index_text(total: int, index: dict[str, str]) -> str:
@@ -146,7 +151,7 @@ class WeightsWriter:
     README of huggingface/safetensors.
     """
 
-    layout: Layout
+    layout: Layout | None
     dtype: torch.dtype | None
     source: Path
     bar: "tqdm[NoReturn]"
@@ -174,7 +179,7 @@ class WeightsWriter:
         for name, weight in weights.items():
             end = offset + size_of(weight, self.dtype)
             kind = SAFETENSORS_DTYPES[self.dtype or weight.dtype]
-            entries[hub_name(name, self.layout)] = {
+            entries[written_name(name, self.layout)] = {
                 "dtype": kind,
                 "shape": list(weight.shape),
                 "data_offsets": [offset, end],

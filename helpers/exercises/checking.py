@@ -19,7 +19,9 @@ import torch
 from nbformat import NotebookNode
 
 Function = Callable[..., Any]
-CHANGEABLE = (list, dict, set, bytearray, torch.Tensor, np.ndarray)
+TENSORS = (torch.Tensor, np.ndarray)
+CHANGEABLE = (list, dict, set, bytearray, *TENSORS)
+SMALL = 8  # numbers that are shown in full
 TOLERANCE = 1e-4  # numbers in fp32 that were added up in another order
 
 
@@ -81,7 +83,7 @@ def judge(name: str, answer: Function) -> Verdict:
     if not wrong:
         return Verdict(True, f"Exercise {name}: right, {len(cases)} of {len(cases)} checks.")
     lines = [f"Exercise {name}: {len(cases) - len(wrong)} of {len(cases)} checks are right."]
-    lines.append(describe(answer.__name__, *wrong[0], exercise.reveal))
+    lines.append(describe(exercise.solution.__name__, *wrong[0], exercise.reveal))
     for sentence, mistake in exercise.mistakes.items():
         if all(agree(given, outcome(mistake, case), same) for case, given, _ in wrong):
             lines.append(sentence)
@@ -123,7 +125,7 @@ def agree(given: Any, expected: Any, same: Callable[[Any, Any], bool]) -> bool:
 
 def equal(given: Any, expected: Any) -> bool:
     """Compare values, numbers within :data:`TOLERANCE`, also in tensors, arrays, and containers of them."""
-    if isinstance(expected, torch.Tensor | np.ndarray):
+    if isinstance(expected, TENSORS):
         given, expected = (torch.as_tensor(value).double() for value in (given, expected))
         return given.shape == expected.shape and torch.allclose(given, expected, TOLERANCE, TOLERANCE, equal_nan=True)
     if isinstance(expected, float):
@@ -136,7 +138,7 @@ def equal(given: Any, expected: Any) -> bool:
 
 
 def describe(name: str, case: tuple, given: Any, expected: Any, reveal: bool) -> str:
-    """Return the sentence about the first input that went wrong."""
+    """Return the sentences about the first input that went wrong."""
     call = f"{name}({', '.join(map(short, case))})"
     if isinstance(given, Exception):
         got = f"{call} raises {type(given).__name__}: {given}"
@@ -146,14 +148,39 @@ def describe(name: str, case: tuple, given: Any, expected: Any, reveal: bool) ->
         return f"{got}, which is not right."
     if isinstance(expected, Exception):
         return f"{got}; it should raise {type(expected).__name__}."
+    if place := first_difference(given, expected):
+        return f"{call} is not right yet. {place}"
     return f"{got}; it should be {short(expected)}."
 
 
+def first_difference(given: Any, expected: Any) -> str:
+    """Say where an answer of tensors first differs from the solution's; nothing if there are no tensors to compare."""
+    if isinstance(expected, tuple | list) and any(isinstance(part, TENSORS) for part in expected):
+        if not isinstance(given, tuple | list) or len(given) != len(expected):
+            return f"It should return {len(expected)} values, in a {type(expected).__name__}."
+        places = [first_difference(*pair) for pair in zip(given, expected, strict=True)]
+        return " ".join(f"Value {number}: {place or 'right.'}" for number, place in enumerate(places, start=1))
+    if not isinstance(expected, TENSORS) or math.prod(expected.shape) <= SMALL:
+        return ""
+    if not isinstance(given, TENSORS):
+        return f"It returns {short(given)}, not a tensor."
+    ours, theirs = (torch.as_tensor(value).double() for value in (given, expected))
+    if ours.shape != theirs.shape:
+        return f"The shape is {tuple(ours.shape)} and should be {tuple(theirs.shape)}."
+    wrong = ~torch.isclose(ours, theirs, TOLERANCE, TOLERANCE, equal_nan=True)
+    if not wrong.any():
+        return ""
+    index = tuple(wrong.nonzero()[0].tolist())
+    at = ", ".join(map(str, index))
+    return f"It first differs at [{at}]: {ours[index].item():.4g}, and should be {theirs[index].item():.4g}."
+
+
 def short(value: Any, limit: int = 90) -> str:
-    """Return a value in a line: a large tensor by its shape and its first numbers."""
-    if isinstance(value, torch.Tensor | np.ndarray) and math.prod(value.shape) > 8:
-        first = ", ".join(f"{number:.4g}" for number in torch.as_tensor(value).flatten()[:4].tolist())
-        return f"<shape {tuple(value.shape)}: {first}, ...>"
+    """Return a value in a line: a large tensor by its shape alone."""
+    if isinstance(value, TENSORS):
+        if math.prod(value.shape) > SMALL:
+            return f"<tensor {tuple(value.shape)}>"
+        value = [float(f"{number:.4g}") for number in torch.as_tensor(value).double().flatten().tolist()]
     text = " ".join(repr(value).split())
     return text if len(text) <= limit else text[: limit - 4] + " ..."
 

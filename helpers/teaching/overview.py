@@ -47,4 +47,10 @@ def parts_figure() -> Figure:
     frame = {"fill": False, "edgecolor": GREEN, "linestyle": "--", "linewidth": 1.5, "transform": axes.transData}
     figure.add_artist(Rectangle((COLUMNS[2] - 0.75, -0.5), 1.5, 2.25, **frame))
     axes.text(COLUMNS[2], 1.54, "model directory", ha="center", fontsize=9, fontweight="bold", color=GREEN)
+    figure.set_label(
+        "Diagram, left to right. A checkpoint, model.pth, and the vocabulary, a text file of 65,529 tokens, go into "
+        "convert. It writes a model directory: model.safetensors, config.json and model code, which "
+        "AutoModelForCausalLM loads, and tokenizer.json, vocab.json and tokenizer_config.json, which AutoTokenizer "
+        "loads. Both go into generate, which turns a prompt into a text."
+    )
     return figure

@@ -58,6 +58,12 @@ def series_figure() -> Figure:
         x, y = 5.2, 0.85 - 0.22 * row
         axes.plot([x], [y], "s", color=color, markersize=8)
         label(axes, x + 0.2, y, text, ha="left")
+    figure.set_label(
+        "Map of the series. 00 leads to 01 vocabulary, 02 tokenizers and 03 build RWKV-5. From 03 one way goes on to "
+        "04 find the difference, 05 RWKV-4 to 5.2, 06 RWKV-6 and 07 RWKV-7; another to 08 convert, which leads to 09 "
+        "check on LAMBADA, 10 generate and serve, and 13, its appendix; 09 leads to 11 train. A third way goes from "
+        "03 to 12 measure and speed up."
+    )
     return figure
 
 

@@ -234,9 +234,9 @@ def wkv7_op(r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor
 def wkv7_backward_op(
     r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, states: Tensor, dy: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    gradients = empty_like(r, log_w, k, v, a, b)
-    _run(_wkv7_backward, v, (r, log_w, k, v, a, b, states, dy, *gradients))
-    return gradients
+    dr, dw, dk, dv, da, db = empty_like(r, log_w, k, v, a, b)
+    _run(_wkv7_backward, v, (r, log_w, k, v, a, b, states, dy, dr, dw, dk, dv, da, db))
+    return dr, dw, dk, dv, da, db
 
 
 register_gradient(

@@ -1,6 +1,6 @@
 """The map of the series as a file, for the READMEs.
 
-python -m helpers.series.map      # draw it anew
+python -m helpers.teaching.series_map      # draw it anew
 """
 
 import io
@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 from PIL import Image
 
 from ..paths import NOTEBOOKS
-from ..teaching.pictures_series import series_figure, series_lines
+from .pictures_series import series_figure, series_lines
 
 MAP = NOTEBOOKS / "images" / "series_map.png"
 KEY = "Description"  # one of the keywords that the PNG format names
