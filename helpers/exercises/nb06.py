@@ -89,7 +89,7 @@ EXERCISES = (
             "The decay is among the five mixtures, and has its own pair besides.": (
                 lambda hidden, mix_rank, decay_rank: hidden * (8 * mix_rank + 2 * decay_rank)
             ),
-            "Count the thin matrices alone: the six fixed ratios are not new numbers of theirs.": (
+            "Count the thin matrices alone, without the six fixed ratios.": (
                 lambda hidden, mix_rank, decay_rank: hidden * (10 * mix_rank + 2 * decay_rank + 6)
             ),
             "That is what full matrices would cost.": lambda hidden, mix_rank, decay_rank: 6 * hidden * hidden,
