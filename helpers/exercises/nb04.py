@@ -71,6 +71,9 @@ class Questions(list):
             raise RuntimeError(f"more than {self.budget} questions")
         return self.damaged in restored
 
+    def __repr__(self) -> str:
+        return "is_right"  # in the message of a check, where a list would be shown as []
+
 
 def find_damaged(names: list[str], is_right) -> str:
     while len(names) > 1:
@@ -274,8 +277,9 @@ EXERCISES = (
                 case, best=True
             ),
         },
-        why="On the trained model the head finds nothing once its own block has no token shift, and that of any block "
-        "below may go. So this head does in one block what takes a transformer two. It is a matter of channels: in "
-        "block 9 nearly four in ten of the ratios are below 0.1, where the key is made from the token before.",
+        why="On the trained model the head finds what followed for 85 % of the tokens. Token shift of any one block "
+        "below may go, and it still finds 80 to 88 %; without that of its own block it finds nothing. So this head "
+        "does in one block what takes a transformer two. It is a matter of channels: in block 9 nearly four in ten of "
+        "the ratios are below 0.1, where the key is made from the token before.",
     ),
 )

@@ -75,6 +75,28 @@ def count_with(version: str, D: int, H: int, wide: bool = False, numbers: bool =
     return counted - (D if ratio and gated else 0)
 
 
+def count_without(version: str, D: int, H: int, missing: str) -> int:
+    """Count as the solution does, but for some tensors."""
+    gated = version in ("5.1", "5.2")
+    width = int(3.5 * D) // 32 * 32 if gated else 4 * D
+    numbers = {
+        "a matrix": D * D,
+        "the gate": D * D if gated else 0,
+        "a wide matrix": width * D,
+        "decay and bonus": 2 * (D if version == "5.2" else H),
+        "decay or bonus": D if version == "5.2" else H,
+        "two vectors": 2 * D,
+        "biases": 3 * D,
+        "ratios": (4 if gated else 3) * D + 2 * D,
+    }
+    return block_parameters(version, D, H) - numbers[missing]
+
+
+def count_unrounded(version: str, D: int, H: int) -> int:
+    gated, width = version in ("5.1", "5.2"), int(3.5 * D)
+    return block_parameters(version, D, H) + (2 * (width - width // 32 * 32) * D if gated else 0)
+
+
 # 3, easy: decay and bonus of 5.0 in the form of 5.2
 
 
@@ -142,6 +164,7 @@ def halves_with(
     log_w: torch.Tensor,
     u: torch.Tensor,
     behind: int = 0,
+    before_border: int = 0,
     turned: bool = False,
     across_only: bool = False,
 ) -> torch.Tensor:
@@ -150,13 +173,13 @@ def halves_with(
     if tokens == 1:
         return (r * u * k).sum(-1, keepdim=True)
     scores, steps = torch.zeros(tokens, tokens, dtype=r.dtype), torch.arange(half)[:, None]
-    before = steps if turned else steps.flip(0)
+    before = (steps if turned else steps.flip(0)) + before_border
     across = (r[half:] * torch.exp(log_w * (steps + behind))) @ (k[:half] * torch.exp(log_w * before)).T
     scores[half:, :half] = across
     if across_only:
         return scores + torch.diag((r * u * k).sum(-1))
-    scores[:half, :half] = halves_with(r[:half], k[:half], log_w, u, behind, turned)
-    scores[half:, half:] = halves_with(r[half:], k[half:], log_w, u, behind, turned)
+    scores[:half, :half] = halves_with(r[:half], k[:half], log_w, u, behind, before_border, turned)
+    scores[half:, half:] = halves_with(r[half:], k[half:], log_w, u, behind, before_border, turned)
     return scores
 
 
@@ -188,7 +211,7 @@ EXERCISES = (
     ),
     Exercise(
         solution=block_parameters,
-        cases=lambda: [("5.0", 768, 12), ("5.1", 768, 12), ("5.2", 768, 12), ("5.1", 64, 2), ("5.2", 1024, 16)],
+        cases=lambda: [("5.0", 768, 12), ("5.1", 768, 12), ("5.2", 768, 12), ("5.1", 96, 3), ("5.2", 1024, 16)],
         mistakes={
             "With a gate, channel-mix is narrower: 3.5 D, rounded down to a multiple of 32.": lambda version, D, H: (
                 count_with(version, D, H, wide=True)
@@ -201,6 +224,30 @@ EXERCISES = (
             ),
             "You forgot ln1 and ln2: a weight and a bias each.": lambda version, D, H: (
                 block_parameters(version, D, H) - 4 * D
+            ),
+            "3.5 D is rounded down to a multiple of 32: for D = 96 the width is 320.": count_unrounded,
+            "The gate's own matrix is missing.": lambda version, D, H: count_without(version, D, H, "the gate"),
+            "A D × D matrix is missing: time-mix has four, or five with a gate, and channel-mix its receptance.": (
+                lambda version, D, H: count_without(version, D, H, "a matrix")
+            ),
+            "Channel-mix has two wide matrices: key leads to its width, value back to D.": lambda version, D, H: (
+                count_without(version, D, H, "a wide matrix")
+            ),
+            "Decay and bonus are missing.": lambda version, D, H: count_without(version, D, H, "decay and bonus"),
+            "Decay and bonus are two tensors; you counted one.": lambda version, D, H: count_without(
+                version, D, H, "decay or bonus"
+            ),
+            "2 D are missing: ln_x (a weight and a bias), the two ratios of channel-mix, or one of ln1 and ln2.": (
+                lambda version, D, H: count_without(version, D, H, "two vectors")
+            ),
+            "The norms ln1, ln2 and ln_x have a bias each, too.": lambda version, D, H: count_without(
+                version, D, H, "biases"
+            ),
+            "The ratios are missing: D numbers for each mixture, two of them in channel-mix.": lambda version, D, H: (
+                count_without(version, D, H, "ratios")
+            ),
+            "2 D too many: ln0 is in the first block alone.": lambda version, D, H: (
+                block_parameters(version, D, H) + 2 * D
             ),
         },
         why="At D = 768 the gate costs 589,824, and the narrower channel-mix returns that: one ratio is left over.",
@@ -228,9 +275,10 @@ EXERCISES = (
             "You divide by w^j, which is too small for fp32 in a fast channel. Split at the border instead.": (
                 halves_divided
             ),
-            "One step too many: the first token of the second half has p = 0.": lambda r, k, log_w, u: halves_with(
-                r, k, log_w, u, behind=1
-            ),
+            "One step too many: the first token of the second half has p = 0, and q is 0 for the last token of the "
+            "first half.": lambda r, k, log_w, u: halves_with(r, k, log_w, u, behind=1),
+            "Two steps too many: p is 0 for the first token of the second half, and q is 0 for the last token of the "
+            "first half.": lambda r, k, log_w, u: halves_with(r, k, log_w, u, behind=1, before_border=1),
             "Turned around: the last token of the first half has q = 0, the first half - 1.": lambda r, k, log_w, u: (
                 halves_with(r, k, log_w, u, turned=True)
             ),

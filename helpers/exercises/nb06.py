@@ -81,6 +81,17 @@ EXERCISES = (
             "Thin matrices come in pairs: one down to the rank, one up again.": (
                 lambda hidden, mix_rank, decay_rank: hidden * (5 * mix_rank + decay_rank)
             ),
+            "The pair of the decay is missing.": lambda hidden, mix_rank, decay_rank: 10 * hidden * mix_rank,
+            "The pair of the decay has a rank of its own.": lambda hidden, mix_rank, decay_rank: 12 * hidden * mix_rank,
+            "Each of the five has a first matrix of its own, too: time_maa_w1 is D × 5 R.": (
+                lambda hidden, mix_rank, decay_rank: hidden * (6 * mix_rank + 2 * decay_rank)
+            ),
+            "The decay is among the five mixtures, and has its own pair besides.": (
+                lambda hidden, mix_rank, decay_rank: hidden * (8 * mix_rank + 2 * decay_rank)
+            ),
+            "Count the thin matrices alone, without the six fixed ratios.": (
+                lambda hidden, mix_rank, decay_rank: hidden * (10 * mix_rank + 2 * decay_rank + 6)
+            ),
             "That is what full matrices would cost.": lambda hidden, mix_rank, decay_rank: 6 * hidden * hidden,
         },
         why="For D = 768 that is 344,064 per block, a tenth of the 3.5 million that six full matrices would take.",

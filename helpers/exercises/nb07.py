@@ -125,8 +125,8 @@ EXERCISES = (
             ),
         },
         why=(
-            "However large x is, the half-life stays above ln 2 / e^-0.5 = 1.14 tokens. What must go at once, the "
-            "eraser takes."
+            "The shortest half-life is ln 2 / e^-0.5 = 1.14 tokens, which no x, however large, gets below. What must "
+            "go at once, the eraser takes."
         ),
     ),
     Exercise(
