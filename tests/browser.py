@@ -47,6 +47,11 @@ class Watched:
     errors: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
 
+    def check(self) -> None:
+        """See that nothing went wrong so far."""
+        assert self.errors == []
+        assert self.elsewhere == []
+
 
 def watched_page(browser: Any, address: str, **options: Any) -> Watched:
     """Return a new page that may talk to ``address`` alone; ``options`` go to Playwright's ``new_page``."""

@@ -15,16 +15,17 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
-from helpers.paths import NOTEBOOKS
+from helpers.paths import NOTEBOOKS, ROOT
 from helpers.series.run import kernel_environment
 from tests import browser
 
@@ -58,6 +59,7 @@ def started(folder: Path) -> Iterator[str]:
     line += [f"--{name}={value}" for name, value in options.items()]
     places = {"CONFIG_DIR": "config", "DATA_DIR": "data", "RUNTIME_DIR": "runtime"}
     environment = os.environ | kernel_environment(folder / "kernel")
+    environment["PYTHONPATH"] = str(ROOT)  # this checkout, with its tests, and no other that is installed
     environment |= {f"JUPYTER_{name}": str(folder / place) for name, place in places.items()}
     environment |= {f"JUPYTERLAB_{name.upper()}_DIR": str(folder / name) for name in ("settings", "workspaces")}
     with open(folder / "log", "w") as log, subprocess.Popen(line, env=environment, stdout=log, stderr=log) as process:
@@ -110,41 +112,40 @@ class Lab:
                 cell.outputs, cell.execution_count = [], None
             if "parameters" in cell.metadata.get("tags", []):
                 cell.source += "".join(f"\n{key} = {value!r}" for key, value in parameters.items())
-        return self.open_notebook(notebook, f"{name}-{len(self.opened)}.ipynb"), notebook.cells[end].id
+        return self.open_notebook(notebook, f"{name}.ipynb"), notebook.cells[end].id
 
-    def open_cells(self, *sources: str) -> "LabNotebook":
-        """Open a new notebook with these code cells, whose ids are ``0``, ``1`` and so on."""
-        cells = [nbformat.v4.new_code_cell(source, id=str(number)) for number, source in enumerate(sources)]
+    def open_cells(self, cells_by_id: Mapping[str, str]) -> "LabNotebook":
+        """Open a new notebook with these code cells: id and source of each."""
+        cells = [nbformat.v4.new_code_cell(source, id=index) for index, source in cells_by_id.items()]
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
         notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-        return self.open_notebook(notebook, f"cells-{len(self.opened)}.ipynb")
+        return self.open_notebook(notebook, "cells.ipynb")
 
     def open_notebook(self, notebook: nbformat.NotebookNode, name: str) -> "LabNotebook":
-        nbformat.write(notebook, self.folder / "root" / name)
+        folder = tempfile.mkdtemp(dir=self.folder / "root")
+        nbformat.write(notebook, Path(folder) / name)
         watched = browser.watched_page(self.chromium, self.address, viewport=browser.DESKTOP)
         watched.page.set_default_timeout(LIMIT)
         self.opened.append(watched)
-        watched.page.goto(f"{self.address}lab/tree/{name}?{self.token}&reset")
-        return LabNotebook(watched.page, [cell.id for cell in notebook.cells])
+        watched.page.goto(f"{self.address}lab/tree/{Path(folder).name}/{name}?{self.token}&reset")
+        return LabNotebook(watched, [cell.id for cell in notebook.cells])
 
     def close(self) -> None:
         """Close the pages, shut their kernels down, and see that nothing went wrong."""
-        errors = [error for watched in self.opened for error in watched.errors]
-        elsewhere = [url for watched in self.opened for url in watched.elsewhere]
-        for watched in self.opened:
-            watched.page.evaluate("jupyterapp.serviceManager.sessions.shutdownAll()")
+        opened, self.opened = self.opened, []
+        for watched in opened:
+            watched.page.evaluate("jupyterapp.shell.currentWidget.sessionContext.shutdown()")
             watched.page.close()
-        self.opened = []
-        assert errors == []
-        assert elsewhere == []
+        for watched in opened:
+            watched.check()
 
 
 class LabNotebook:
     """A notebook that is open in JupyterLab; its cells go by their ids."""
 
-    def __init__(self, page: Any, ids: list[str]):
-        self.page, self.ids = page, ids
-        page.wait_for_function("""window.jupyterapp?.shell.currentWidget?.context?.isReady &&
+    def __init__(self, watched: browser.Watched, ids: list[str]):
+        self.watched, self.page, self.ids = watched, watched.page, ids
+        self.page.wait_for_function("""window.jupyterapp?.shell.currentWidget?.context?.isReady &&
             jupyterapp.shell.currentWidget.sessionContext?.session?.kernel?.status === "idle" """)
 
     def run_all(self) -> None:
@@ -174,6 +175,18 @@ class LabNotebook:
     def cell(self, index: str) -> Any:
         """Return the Playwright locator of a cell, for clicking and typing: ``cell("x").get_by_role("button")``."""
         return self.page.locator(".jp-Notebook .jp-Cell").nth(self.ids.index(index))
+
+    def slider(self, index: str, name: str) -> Any:
+        """Return the locator of the handle of a slider, for keys: ``slider("x", "seed").press("ArrowRight")``."""
+        return self.cell(index).locator(".widget-slider").filter(has_text=name).get_by_role("slider")
+
+    def until_redrawn(self, index: str, before: str | None = None) -> str:
+        """Wait until the picture of a widget is another than ``before``, and return its address."""
+        picture = self.cell(index).locator("img.widget-image").element_handle()
+        self.page.wait_for_function(
+            "([picture, before]) => picture.src !== before && picture.naturalWidth > 0", arg=[picture, before]
+        )
+        return picture.evaluate("picture => picture.src")
 
     def text(self, index: str) -> str:
         """Return the text that the output of a cell shows."""

@@ -119,6 +119,42 @@ def undecayed_reading(r, k, v, w, M, S):
     return y, after
 
 
+def one_chunk_after_another(r, k, v, w, M, S, between):
+    """y (n, C, N) and all n + 1 states, if the state decays by ``between`` from one chunk to the next."""
+    size, outputs, states = len(M), [], [S]
+    step = torch.arange(size)[:, None]
+    for start in range(0, len(r), size):
+        part = slice(start, start + size)
+        outputs.append(((r[part] @ k[part].T) * M) @ v[part] + w**step * (r[part] @ states[-1]))
+        states.append(between * states[-1] + (k[part] * w ** (size - 1 - step)).T @ v[part])
+    return torch.stack(outputs), torch.stack(states)
+
+
+def chunks_like_tokens(r, k, v, w, M, S):
+    """The states decay by one token per chunk."""
+    y, states = one_chunk_after_another(r, k, v, w, M, S, w)
+    return y.flatten(0, 1), states[-1]
+
+
+def all_states(r, k, v, w, M, S):
+    y, states = one_chunk_after_another(r, k, v, w, M, S, w ** len(M))
+    return y.flatten(0, 1), states
+
+
+def states_before_chunks(r, k, v, w, M, S):
+    y, states = all_states(r, k, v, w, M, S)
+    return y, states[:-1]
+
+
+def y_alone(r, k, v, w, M, S):
+    return wkv5_without_loop(r, k, v, w, M, S)[0]
+
+
+def still_in_chunks(r, k, v, w, M, S):
+    y, states = one_chunk_after_another(r, k, v, w, M, S, w ** len(M))
+    return y, states[-1]
+
+
 EXERCISES = (
     Exercise(
         solution=decay_for,
@@ -161,6 +197,8 @@ EXERCISES = (
             "The decay of token i is in your product. Token i reads before it lets the state decay.": each_pair(
                 lambda w, i, j: w[j + 1 : i + 1].prod()
             ),
+            "Your product is shifted by one: it holds the decay of token j, which does not touch what token j adds, "
+            "and lacks that of token i - 1, which does.": each_pair(lambda w, i, j: w[j : i - 1].prod()),
             "You take a power of one decay. Each token between j and i has a decay of its own: multiply them.": (
                 each_pair(lambda w, i, j: w[i] ** (i - j - 1))
             ),
@@ -180,6 +218,17 @@ EXERCISES = (
             "whole chunk yet, the exponent is C (n - m - 1).": decayed_late,
             "Token i of a chunk reads S after i decays: the factor w^i is missing where r reads S.": undecayed_reading,
             "y is right. But you return S before the last chunk, not after it.": state_before_last,
+            "From one chunk to the next, S decays by w^C, a whole chunk; you let it decay by w, one token.": (
+                chunks_like_tokens
+            ),
+            "You return all n + 1 states; return only the last one, states[-1] of shape (N, N).": all_states,
+            "You return the states before the chunks; return only the one after the last chunk, of shape (N, N).": (
+                states_before_chunks
+            ),
+            "You return y alone. Return two things: y, and S after the last token.": y_alone,
+            "Your y is still in chunks, (n, C, N). Put the tokens in one row again: y.flatten(0, 1) has (n C, N).": (
+                still_in_chunks
+            ),
         },
         why="The loop over tokens became a triangular matrix, the mask, and the loop over chunks another, `factor`. "
         "Both times the reason is that each step is linear in $S$.",

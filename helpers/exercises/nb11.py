@@ -41,6 +41,10 @@ def standard_errors_apart(a, b, n):
     return (p - q) / error
 
 
+def _no_sign(a, b, n):
+    return abs(standard_errors_apart(a, b, n))
+
+
 def _percents_mixed(a, b, n):
     return 100 * standard_errors_apart(a, b, n)
 
@@ -167,6 +171,7 @@ EXERCISES = (
         standard_errors_apart,
         lambda: [(11.64, 7.26, 5153), (11.64, 11.08, 5153), (19.08, 22.39, 5153), (22.5, 20.0, 150)],
         {
+            "The sign is missing: a - b is negative if b is better.": _no_sign,
             "Your difference is in percent, and your error in shares; divide both by 100, or neither.": _percents_mixed,
             "Errors do not add up, but their squares do: take the root of the sum of the squares.": _errors_added,
             "Both runs have an error, and you took one.": _one_error,

@@ -78,7 +78,7 @@ def pair_html(pair: TensorPair, weight: Tensor) -> str:
         f'<td style="{CELL}">{html.escape(value)}</td></tr>'
         for name, value in rows.items()
     )
-    return f"<table>{lines}</table>{histogram_svg(weight)}"
+    return f"<table style='line-height:1.6'>{lines}</table>{histogram_svg(weight)}"
 
 
 class ConversionInspector(widgets.VBox):
@@ -98,8 +98,9 @@ class ConversionInspector(widgets.VBox):
     ):
         self.weights, self.converted, self.rename = weights, converted, rename
         self.names = {old: rename(old) for old in weights}
-        self.search = widgets.Text(placeholder="for example: 0 att weight", description="Find")
-        self.list = widgets.Select(rows=12, layout=widgets.Layout(width="320px"))
+        narrow = {"style": {"description_width": "55px"}, "layout": widgets.Layout(width="340px")}
+        self.search = widgets.Text(placeholder="for example: 0 att weight", description="Find", **narrow)
+        self.list = widgets.Select(rows=12, description="Tensor", **narrow)
         self.status, self.view = widgets.HTML(), widgets.HTML()
         left = widgets.VBox([self.search, self.list, self.status])
         super().__init__([widgets.HBox([left, self.view], layout=widgets.Layout(flex_flow="row wrap"))])

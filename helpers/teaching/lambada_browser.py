@@ -66,7 +66,7 @@ def side_html(name: str, top: Sequence[tuple[str, float]], target: str, result: 
         rows.append("<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells) + "</tr>")
     verdict = "right" if result.correct else "wrong"
     head = f"<b>{html.escape(name)}</b>: {verdict}, log-probability of the word {result.logprob:.4f}"
-    return f"<div>{head}<table>{''.join(rows)}</table></div>"
+    return f"<div>{head}<table style='line-height:1.4'>{''.join(rows)}</table></div>"
 
 
 class LambadaBrowser(widgets.VBox):
@@ -90,7 +90,7 @@ class LambadaBrowser(widgets.VBox):
     ):
         self.texts, self.documents, self.sides, self.results, self.vocab = texts, documents, sides, results, vocab
         self.kind = widgets.Dropdown(options=FILTERS, description="Show")
-        self.position = widgets.IntSlider(description="Passage", min=0, max=0, continuous_update=False)
+        self.position = widgets.IntSlider(description="Passage", max=0, continuous_update=False, readout=False)
         self.status, self.passage, self.view = widgets.HTML(), widgets.HTML(), widgets.HTML()
         super().__init__([widgets.HBox([self.kind, self.position]), self.status, self.passage, self.view])
         self.kind.observe(self.filter, names="value")

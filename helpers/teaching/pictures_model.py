@@ -38,8 +38,8 @@ def film_strip(tokens: Sequence[str] = ("Sarah", "took", "the", "letter")) -> Fi
         box(axes, x, 3.14, f"$y_{number}$", OUTPUT, width=0.7, height=0.38)
     figure.set_label(
         "A film strip of five frames S0 to S4, each a matrix of 4 by 4. Between two frames a token comes in "
-        "from below: Sarah, took, the, letter; and an output y leaves above. Each token adds a row, and the "
-        "rows written before grow paler."
+        "from below: Sarah, took, the, letter; and an output y leaves above. Here each key has a single 1, so "
+        "each token adds a row, and the rows written before grow paler."
     )
     return figure
 

@@ -76,7 +76,7 @@ class StateExplorer(widgets.VBox):
         wide = widgets.Layout(width="95%")
         self.text = widgets.Text(value=text, description="text", continuous_update=False, layout=wide)
         self.player = widgets.Play(value=0, min=0, max=0, interval=700)
-        self.token = widgets.IntSlider(value=0, min=0, max=0, description="token")
+        self.token = widgets.IntSlider(value=0, min=0, max=0, description="token", readout=False)  # the status counts
         self.layer = widgets.Dropdown(options=range(blocks), value=slowest[0], description="block")
         self.head = widgets.Dropdown(options=range(heads), value=slowest[1], description="head")
         for choice in (self.layer, self.head):

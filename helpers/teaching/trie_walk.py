@@ -139,7 +139,9 @@ class TrieWalk(widgets.VBox):
         self.words = {name: list(words) for name, words in vocabularies.items()}
         self.tries = {name: TrieTokenizer(dict(enumerate(words, 1))) for name, words in self.words.items()}
         self.steps: list[Step] = []
-        self.vocabulary = widgets.ToggleButtons(options=list(self.words), description="Tokens")
+        self.vocabulary = widgets.ToggleButtons(
+            options=list(self.words), description="Tokens", layout=widgets.Layout(width="auto")
+        )
         self.text = widgets.Text(value=text, description="Text", layout=widgets.Layout(width="60%"))
         self.step = widgets.IntSlider(description="Step", min=1, max=1, layout=widgets.Layout(width="60%"))
         self.back, self.forward = (widgets.Button(description=name) for name in ("Back", "Next"))
