@@ -47,7 +47,7 @@ from .rwkv_common import (
 )
 from .rwkv_linear import RwkvLinear
 
-STEEPEST = math.exp(-0.5)  # the largest -log w: no channel forgets more than 1 - e^-0.61 = 45 % at a token
+STEEPEST = math.exp(-0.5)  # the largest -log w: no channel forgets more than 1 - e^-0.61 = 46 % at a token
 
 
 def wkv7_recurrent(
@@ -96,7 +96,7 @@ def wkv7_chunked(
         A_ts = (a_t W_{t-1}) (b_s / W_s)^T,   K_ts = (a_t W_{t-1}) (k_s / W_s)^T,   s < t:
         (1 - A) U = (a W_{t-1}) S + K V.
 
-    With U known, outputs and the next chunk's state are matrix products. No channel forgets more than 45 % at a token,
+    With U known, outputs and the next chunk's state are matrix products. No channel forgets more than 46 % at a token,
     so that W is at least e^-19.4 after 32 tokens, and 1/W does not overflow in fp32.
     """
     tokens = r.shape[2]

@@ -35,7 +35,7 @@ def mini_config(version: str, rows: int, layers: int, hidden: int, attention: in
 
 
 def new_blocks(config: PreTrainedConfig) -> RwkvModel:
-    """Return a new model: matrices that write into the residual stream are zero, the others orthogonal."""
+    """Return a new model: what writes into the residual stream, and channel-mix's receptance, are zero, the rest orthogonal."""
     model = base_model_class(MODEL_TYPES[config.model_type])(config)
     for layer, block in enumerate(blocks_of(model)):
         attention, ffn = block.attention, block.feed_forward
