@@ -51,9 +51,9 @@ def mix_cases() -> list[tuple]:
 
 
 def final_state(k, v, log_w, S):
-    through = log_w.cumsum(dim=0)
-    after = through[-1] - through  # what decays from after a token to the end of the chunk; never positive
-    return torch.exp(through[-1])[:, None] * S + (k * torch.exp(after)).T @ v
+    from_here = log_w.flip(0).cumsum(dim=0).flip(0)  # what decays from a token to the end of the chunk
+    after = torch.cat([from_here[1:], torch.zeros_like(from_here[:1])])  # a token does not fade at itself
+    return torch.exp(from_here[0])[:, None] * S + (k * torch.exp(after)).T @ v
 
 
 def final_state_cases() -> list[tuple]:
@@ -129,9 +129,7 @@ EXERCISES = (
         solution=final_state,
         cases=final_state_cases,
         mistakes={
-            "You divide by products of decays: they reach 0, and 0 / 0 is NaN. Use differences of logarithms.": (
-                by_dividing
-            ),
+            "You divide by products of decays: they reach 0, and 0 / 0 is NaN. Use logarithms.": (by_dividing),
             "A token's own value is not decayed at that token, only from the next one on.": (
                 lambda k, v, log_w, S: (
                     torch.exp(log_w.sum(dim=0))[:, None] * S

@@ -35,7 +35,10 @@ def mini_config(version: str, rows: int, layers: int, hidden: int, attention: in
 
 
 def new_blocks(config: PreTrainedConfig) -> RwkvModel:
-    """Return a new model: what writes into the residual stream, and channel-mix's receptance, are zero, the rest orthogonal."""
+    """Return a new model, whose matrices are orthogonal.
+
+    Those that write into the residual stream, and the receptance of channel-mix, are zero.
+    """
     model = base_model_class(MODEL_TYPES[config.model_type])(config)
     for layer, block in enumerate(blocks_of(model)):
         attention, ffn = block.attention, block.feed_forward
