@@ -1,6 +1,7 @@
 """The exercises: each stub is open, each typical mistake is recognized, each solution passes and is what is shown."""
 
 import ast
+import functools
 import importlib
 import re
 from pathlib import Path
@@ -23,6 +24,7 @@ NAMES = [f"{number}.{position}" for number in NUMBERS for position in range(1, l
 MISTAKES = [(name, sentence) for name in NAMES for sentence in checking.find_exercise(name).mistakes]
 
 
+@functools.cache
 def notebook_of(number: str) -> nbformat.NotebookNode:
     (path,) = find_notebooks([number])
     return nbformat.read(path, as_version=4)
