@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from ..checkpoints import checkpoint_info
-from ..conversion import language_model_class, model_config
 from .checking import Exercise
+from .models import random_model
 
 # 00.1
 
@@ -73,7 +72,7 @@ def _first_sitting_only(model, ids, first):
 
 
 def _reading_cases() -> list[tuple]:
-    model = _tiny_model()
+    model = random_model()
     ids = torch.randint(1, 64, (1, 9), generator=torch.Generator().manual_seed(1))
     return [(model, ids, 4), (model, ids, 8), (model, ids.flip(1), 1)]
 
@@ -184,21 +183,10 @@ class ReadsOnce:
 
 
 def _writing_cases() -> list[tuple]:
-    model = _tiny_model()
+    model = random_model()
     generator = torch.Generator().manual_seed(2)
     prompts = [torch.randint(1, 64, (1, length), generator=generator) for length in (5, 3, 8)]
     return [(ReadsOnce(model, ids.shape[1]), ids, count) for ids, count in zip(prompts, (12, 1, 20), strict=True)]
-
-
-def _tiny_model():
-    """Return an RWKV-5.0 model with two layers, 64 tokens, and random weights large enough to have opinions."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        info = checkpoint_info("5.0", 2, 32, 16, 64)
-        model = language_model_class(info.row)(model_config(info, torch.float32)).eval()
-        for weight in model.parameters():
-            torch.nn.init.normal_(weight, std=0.3)
-    return model
 
 
 EXERCISES = (

@@ -9,9 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..checkpoints import checkpoint_info
-from ..conversion import language_model_class, model_config
 from .checking import Exercise
+from .models import random_model
 
 # 10.1
 
@@ -175,13 +174,9 @@ def _scored(model, state: tuple, ids: Tensor, mask: Tensor, counted: Tensor, sha
 
 def _ending_cases() -> list[tuple]:
     """Return a tiny random model, what it read before, and batches of endings, padded on the right."""
+    model, cases = random_model(), []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        info = checkpoint_info("5.0", 2, 32, 16, 64)
-        model = language_model_class(info.row)(model_config(info, torch.float32)).eval()
-        for weight in model.parameters():
-            torch.nn.init.normal_(weight, std=0.3)
-        cases = []
         for lengths, shared in (((3, 5, 4), 2), ((6, 2), 1)):
             ids = torch.randint(1, 64, (len(lengths), max(lengths)))
             ids[:, :shared] = ids[0, :shared]

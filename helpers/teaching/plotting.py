@@ -68,9 +68,9 @@ def show(figure: Figure, alt: str = "") -> None:
     display(data, metadata={"image/png": {"alt": alt}}, raw=True)
 
 
-def png(figure: Figure) -> bytes:
-    """Return ``figure`` as a PNG, and close it."""
+def png(figure: Figure, metadata: dict[str, str | None] | None = None) -> bytes:
+    """Return ``figure`` as a PNG that carries ``metadata``, texts by the format's keywords; and close it."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", metadata=metadata)
     plt.close(figure)
     return buffer.getvalue()

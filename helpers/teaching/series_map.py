@@ -3,13 +3,11 @@
 python -m helpers.teaching.series_map      # draw it anew
 """
 
-import io
-
-import matplotlib.pyplot as plt
 from PIL import Image
 
 from ..paths import NOTEBOOKS
 from .pictures_series import series_figure, series_lines
+from .plotting import png
 
 MAP = NOTEBOOKS / "images" / "series_map.png"
 KEY = "Description"  # one of the keywords that the PNG format names
@@ -17,10 +15,7 @@ KEY = "Description"  # one of the keywords that the PNG format names
 
 def draw() -> bytes:
     """Return the map as a PNG that also carries what it says as text, so that a test can see whether it is old."""
-    figure, buffer = series_figure(), io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={KEY: "\n".join(series_lines()), "Software": None})
-    plt.close(figure)
-    return buffer.getvalue()
+    return png(series_figure(), {KEY: "\n".join(series_lines()), "Software": None})
 
 
 def stored_lines() -> list[str]:

@@ -1,15 +1,14 @@
 """Walk through a trie byte by byte: each step as data, and a widget to step through any text."""
 
 import html
-import io
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import ipywidgets as widgets
-import matplotlib.pyplot as plt
 
 from ..tokenizer.trie import TOKEN_ID, TrieTokenizer
 from .pictures_tokenizer import MOST_WORDS, trie_figure
+from .plotting import png
 from .token_view import token_label
 
 MOST_BYTES = 400  # of a text: more than anybody steps through
@@ -120,11 +119,7 @@ def _span(token: bytes, color: str, style: str) -> str:
 def tree_png(words: Collection[bytes], step: Step) -> bytes:
     """Draw the tree of a few words of ASCII with the path of a step."""
     kept = len(step.token) if step.taken else None
-    figure = trie_figure([word.decode() for word in words], step.path.decode(), kept)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    plt.close(figure)
-    return buffer.getvalue()
+    return png(trie_figure([word.decode() for word in words], step.path.decode(), kept))
 
 
 class TrieWalk(widgets.VBox):
