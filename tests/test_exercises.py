@@ -103,6 +103,13 @@ def test_a_mistake_is_recognized(name, sentence):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_check_leaves_the_reader_s_random_numbers(name):
+    before = torch.random.get_rng_state()
+    checking.judge(name, checking.find_exercise(name).solution)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_constant_does_not_pass(name):
     """No exercise is solved by an answer that does not look at its input."""
     exercise = checking.find_exercise(name)

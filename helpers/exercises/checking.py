@@ -68,8 +68,13 @@ def check(name: str, answer: Function) -> None:
 
 
 def judge(name: str, answer: Function) -> Verdict:
-    """Return the verdict on a learner's function; see :func:`check`."""
-    exercise = find_exercise(name)
+    """Return the verdict on a learner's function; see :func:`check`. The reader's random numbers stay as they were."""
+    with torch.random.fork_rng(devices=[]):
+        return compare(name, find_exercise(name), answer)
+
+
+def compare(name: str, exercise: Exercise, answer: Function) -> Verdict:
+    """Return the verdict on a function that should do what the exercise's solution does."""
     same = exercise.same or equal
     cases = list(exercise.cases())
     wrong: list[tuple[tuple, Any, Any]] = []
