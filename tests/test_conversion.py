@@ -135,6 +135,7 @@ def unusable(tmp_path_factory):
     save({f"module.{name}": weight for name, weight in weights.items()}, folder / "prefixed.pth")
     save({names.hub_name(name): weight for name, weight in weights.items()}, folder / "converted.pth")
     save([torch.ones(3)], folder / "list.pth")
+    save({name: weight for name, weight in weights.items() if name != "emb.weight"}, folder / "no table.pth")
     save({**weights, "note": "hello"}, folder / "note.pth")
     save({1: torch.ones(3)}, folder / "number.pth")
     (folder / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
@@ -169,6 +170,7 @@ def unusable(tmp_path_factory):
         "pickle.pth": "not a PyTorch checkpoint|could run code",
         "nested.pth": "training state, with the tensors under 'model'",
         "gpt2.pth": "not an RWKV checkpoint",
+        "no table.pth": "has no tensor emb.weight, which every RWKV model has",
         "prefixed.pth": "begin with 'module.'",
         "converted.pth": "names of a converted model",
         "list.pth": "does not hold tensors",

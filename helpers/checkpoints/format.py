@@ -80,6 +80,8 @@ def refuse_other_models(weights: dict[str, Tensor], source: str) -> None:
         raise InputError(
             f"{source}: its names begin with {printable(repr(prefix))}; save it again without that prefix."
         )
+    if missing and len(missing) < len(needed):
+        raise InputError(f"{source} has no tensor {missing[0]}, which every RWKV model has; get the original file.")
     if missing:
         raise InputError(
             f"{source} is not an RWKV checkpoint in BlinkDL's format: it has no {missing[0]}, "
