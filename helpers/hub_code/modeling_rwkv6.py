@@ -91,16 +91,22 @@ def wkv6_scores(r: Tensor, k: Tensor, log_w: Tensor, u: Tensor) -> tuple[Tensor,
     scores = torch.diag_embed((r * u[:, None, None] * k).sum(-1))
     before, after = torch.zeros_like(log_w), torch.zeros_like(log_w)  # in blocks of one token
     while half < size:
-        of_halves = [x.unflatten(3, (-1, 2, half)).unbind(4) for x in (r, k, before, after)]
-        (_, r2), (k1, _), (before1, before2), (after1, after2) = of_halves  # (B, H, n, blocks, half, N)
+        r2, before2 = halves(r, half)[1], halves(before, half)[1]
+        k1, after1 = halves(k, half)[0], halves(after, half)[0]
         across = (r2 * torch.exp(before2)) @ (k1 * torch.exp(after1)).mT
         blocks = scores.unflatten(4, (-1, 2, half)).unflatten(3, (-1, 2, half))[:, :, :, :, 1, :, :, 0]
         blocks.diagonal(dim1=3, dim2=5).copy_(across.movedim(3, -1))  # rows and columns of the same block
-        total1, total2 = total.unflatten(3, (-1, 2, 1)).unbind(4)  # (B, H, n, blocks, 1, N)
-        before = torch.stack([before1, before2 + total1], dim=4).flatten(3, 5)
-        after = torch.stack([after1 + total2, after2], dim=4).flatten(3, 5)
+        total1, total2 = halves(total, 1)  # (B, H, n, blocks, 1, N)
+        before2 += total1
+        after1 += total2
         total, half = (total1 + total2).flatten(3, 4), 2 * half
     return scores, before, after, total
+
+
+def halves(x: Tensor, half: int) -> tuple[Tensor, Tensor]:
+    """Return views of the first and the second half of each block of tokens: (B, H, n, blocks, half, N)."""
+    pairs = x.unflatten(3, (-1, 2, half))
+    return pairs.select(4, 0), pairs.select(4, 1)
 
 
 def wkv6_states(added: Tensor, total: Tensor, state: Tensor) -> Tensor:
@@ -214,11 +220,11 @@ class Rwkv6TimeMix(RwkvMatrixTimeMix):
 
     def mixtures(self, x: Tensor, difference: Tensor) -> dict[str, Tensor]:
         """Return the five inputs by their letters, each (B, T, D), mixed in ratios that the text sets."""
-        hints = torch.tanh((x + difference * self.time_maa_x.to(x.dtype)) @ self.time_maa_w1)
+        hints = torch.tanh(torch.addcmul(x, difference, self.time_maa_x.to(x.dtype)) @ self.time_maa_w1)
         by_letter = hints.flatten(0, 1).unflatten(-1, (len(LETTERS), -1)).transpose(0, 1)  # (5, B T, rank)
-        hints = (by_letter @ self.time_maa_w2).unflatten(1, x.shape[:2])  # (5, B, T, D)
-        ratios = torch.stack([getattr(self, f"time_maa_{letter}") for letter in LETTERS]).to(x.dtype)  # (5, 1, 1, D)
-        mixed = x + difference * (ratios + hints)
+        ratios = torch.cat([getattr(self, f"time_maa_{letter}") for letter in LETTERS]).to(x.dtype)  # (5, 1, D)
+        ratios = torch.baddbmm(ratios, by_letter, self.time_maa_w2).unflatten(1, x.shape[:2])  # (5, B, T, D)
+        mixed = torch.addcmul(x, difference, ratios)
         return dict(zip(LETTERS, mixed.unbind(0), strict=True))
 
     def forward(
