@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_models import VERSIONS, ids_of, tiny_model
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
+from helpers.checkpoints.versions import VERSIONS as ROWS
 from helpers.hub_code import modeling_rwkv4, modeling_rwkv5, modeling_rwkv6, modeling_rwkv7
 
 DEFINITIONS = {
@@ -80,9 +81,13 @@ def test_padding_changes_no_loss(model, side):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_gradcheck(version):
-    """Every number of every parameter, decay and bonus too, against a finite difference."""
+    """Every number of every parameter, decay and bonus too, against a finite difference.
+
+    Two layers, since the second of RWKV-7 reads what the first hands on; low ranks, since each number takes time.
+    """
     sizes = {"hidden_size": 4, "head_size": 2, "vocab_size": 6, "ffn_size": 4}
-    model = tiny_model(version, layers=1, **sizes).double().train()
+    ranks = {name: 2 for name in ROWS[version].usual_details(2, 2) if name.endswith(("_rank", "_rank_dim"))}
+    model = tiny_model(version, layers=2, **sizes, **ranks).double().train()
     ids = ids_of(7, rows=2, vocab_size=6)
     names, values = zip(*((name, p.detach().requires_grad_()) for name, p in model.named_parameters()), strict=True)
 
