@@ -56,7 +56,7 @@ def test_half_precision_stays_near_fp32(version, dtype):
     logits = tiny_model(version, layers=8).to("cuda", dtype)(ids).logits.float()
     assert torch.isfinite(logits).all()
     off = (logits - expected).abs().mean() / expected.abs().mean()
-    assert off < (0.08 if dtype == torch.bfloat16 else 0.01)
+    assert off < (0.01 if dtype == torch.float16 else 0.08 if version == "6" else 0.05)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from helpers.checkpoints.fla import from_fla, is_fla_name
 from helpers.checkpoints.names import pth_name
 from helpers.checkpoints.synthetic import write_random_checkpoint
 from helpers.conversion.reading import is_file
@@ -29,7 +30,7 @@ CERTIFIED = (".json", ".py", ".safetensors", ".jinja")  # files of which a certi
 
 @dataclass
 class Model:
-    """A right directory, which has a certificate, and the commands that it can be given to."""
+    """A right directory, and the commands that it can be given to; one in our layout has a certificate."""
 
     folder: Path
     commands: list[str]
@@ -45,7 +46,9 @@ def prepare(folder: Path) -> list[Model]:
     (folder / "passages.jsonl").write_text(PASSAGES)
     models = []
     quick = ["export", "refresh", "push", "check", "load"]
-    for version, rows, commands in (("4", 24, quick), ("5.2", 24, quick), ("5.0", 65536, [*quick, "lambada", "serve"])):
+    every = [*quick, "lambada", "serve"]
+    sizes = (("4", 24, quick), ("5.2", 24, quick), ("6", 24, quick), ("7", 24, quick), ("5.0", 65536, every))
+    for version, rows, commands in sizes:
         path = write_random_checkpoint(
             folder / f"{version}.pth", version, hidden_size=16, head_size=8, vocab_size=rows, dtype=torch.float32
         )
@@ -60,13 +63,17 @@ def prepare(folder: Path) -> list[Model]:
         sentence = run("push", out, "me/model", "--dry-run").out.splitlines()[-1]
         assert "passed" in sentence, sentence
         models.append(Model(out, commands, sentence))
+        if version in ("6", "7"):
+            in_fla = folder / f"fla-{version}"
+            assert run("export", out, in_fla, "--layout", "fla").code == 0
+            models.append(Model(in_fla, ["export", "refresh"]))
     return models
 
 
 def judge(models: list[Model], case: Case, folder: Path) -> str:
     """Say whether the directory was ``refused`` or ``accepted``; see :class:`.judge.Fault` for the rest."""
     rng = case.rng()
-    model = rng.choices(models, [4, 4, 1])[0]
+    model = rng.choices(models, [1 if "serve" in model.commands else 4 for model in models])[0]
     directory = folder / "model"
     shutil.copytree(model.folder, directory)
     intact = listing(directory)
@@ -236,9 +243,13 @@ def tensors(directory: Path) -> dict[str, Tensor]:
         if file.parent != directory:  # a link is right: such are the files in the cache of the Hub
             raise wrong(f"{file} leads out of the directory")
         for name, weight in strict_file(file).items():
-            if pth_name(name) in found:
+            try:
+                parts = from_fla(name, weight) if is_fla_name(name) else {pth_name(name): weight}
+            except InputError as error:
+                raise wrong(str(error)) from None
+            if found.keys() & parts.keys():
                 raise wrong(f"{name} is there twice")
-            found[pth_name(name)] = weight
+            found |= parts
     return found
 
 

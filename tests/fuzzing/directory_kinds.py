@@ -234,8 +234,8 @@ def leaves_a_trace(canary: Path) -> str:
 @KINDS(weight=8)
 def changed_code(rng, folder, canary):
     """A file of code says that it ran: it must not, unasked."""
-    file = pick(rng, folder, "*.py")
-    text = file.read_text()
+    file = rng.choice(sorted(folder.glob("*.py")) or [folder / "modeling_rwkv7.py"])  # fla's layout has none
+    text = file.read_text() if file.exists() else ""
     file.write_text(leaves_a_trace(canary) + text if rng.random() < 0.5 else text + leaves_a_trace(canary))
 
 
