@@ -90,14 +90,34 @@ def of_user(content) -> dict:
     return {"messages": [{"role": "user", "content": content}]}
 
 
+CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"x": "你"}'}}
+
+
+def called(name: str, *arguments) -> dict:
+    """Return a message of an assistant who calls a function, once with each of the arguments."""
+    calls = [CALL | {"function": {"name": name, "arguments": each}} for each in arguments]
+    return {"role": "assistant", "content": None, "tool_calls": calls}
+
+
+def tool(**changes) -> dict:
+    schema = {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]}
+    return {"type": "function", "function": {"name": "f", "parameters": schema} | changes}
+
+
+TOOL = tool()
 REFUSED = [  # path, what is sent beside a good request, what is said about it
     (CHAT, {"messages": []}, "messages is []: it should have at least 1 item"),
     (CHAT, {"messages": "hello"}, "messages is"),
     (CHAT, {"messages": [{}]}, "has no messages[0].role"),
     (CHAT, {"messages": [{"role": "user"}]}, "has no messages[0].content"),
-    (CHAT, {"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role is"),
     (CHAT, {"messages": [{"role": "function", "content": "x"}]}, "messages[0].role is"),
     (CHAT, {"messages": [*HELLO, {"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[1].tool_calls"),
+    (CHAT, {"messages": [*HELLO, called("f", "{}", "{}")]}, "it should have at most 1 item"),
+    *((CHAT, {"messages": [*HELLO, called("f", wrong)]}, "messages[1].tool_calls[0].function.arguments")
+      for wrong in ("", "[]", "5", '{"a": NaN}', '{"a": 1e999}', '{"a": 1, "a": 2}', '{"a": "\\ud83d"}', "{" * 999, None)),
+    (CHAT, {"messages": [*HELLO, {"role": "assistant", "content": None}]}, "messages[1].content is null"),
+    (CHAT, {"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]}, "only an assistant has tool_calls"),
+    (CHAT, {"messages": [{"role": "user", "content": "x", "reasoning_content": "y"}]}, "only an assistant has"),
     (CHAT, of_user(None), "messages[0].content is null"),
     (CHAT, of_user(5), "messages[0].content is 5"),
     (CHAT, of_user([{"type": "image_url", "image_url": {"url": "x"}}]), "it should be text"),
@@ -124,15 +144,33 @@ REFUSED = [  # path, what is sent beside a good request, what is said about it
     *((path, {"model": value}, "model") for path in GOOD for value in ("another", 5)),
     *((path, {"n": value}, "n is") for path in GOOD for value in (0, 17, True, 1.0)),
     *((path, {name: "{}"}, f"{name} is not a field") for path in GOOD for name in ("generation_config", "nonsense")),
-    (CHAT, {"chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs is not a field"),
+    (CHAT, {"chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs.chat_template is not a field"),
+    *((CHAT, {name: value}, f"{name} is") for name in ("enable_thinking", "thinking") for value in (1, "true", {})),
+    (CHAT, {"chat_template_kwargs": {"thinking": 1}}, "chat_template_kwargs.thinking is 1"),
+    (CHAT, {"reasoning_effort": "xhigh"}, "it should be 'none', 'minimal', 'low', 'medium' or 'high'"),
+    (CHAT, {"reasoning_effort": 3}, "reasoning_effort is 3"),
+    (CHAT, {"reasoning_effort": "high", "thinking": False}, "say it once"),
+    (CHAT, {"enable_thinking": True, "chat_template_kwargs": {"thinking": False}}, "say it once"),
+    (CHAT, {"reasoning_effort": "low", "messages": [{"role": "system", "content": "x"}]}, "and there is none"),
     (CHAT, {"chat_template": "x"}, "chat_template is not a field"),
     (CHAT, {"max_completion_tokens": 101}, "max_tokens is 101; this server gives 100 at most"),
     (CHAT, {"logprobs": 1}, "logprobs is 1"),
     (CHAT, {"top_logprobs": 3}, "top_logprobs is given without logprobs"),
     (CHAT, {"logprobs": True, "top_logprobs": 21}, "top_logprobs is 21"),
-    (CHAT, {"tools": [{"type": "function"}]}, "it is not supported by this server; leave it out"),
+    (CHAT, {"tools": [{"type": "function"}]}, "has no tools[0].function"),
+    (CHAT, {"tools": {"type": "function"}}, "tools is"),
+    (CHAT, {"tools": [TOOL, TOOL]}, "Two of the tools have the same name"),
+    (CHAT, {"tools": [TOOL] * 129}, "it should have at most 128 items"),
+    (CHAT, {"tools": [{"type": "retrieval", "function": {"name": "f"}}]}, "tools[0].type is"),
+    *((CHAT, {"tools": [tool(name=name)]}, "tools[0].function.name is") for name in ("", "a b", "f\n", "f\n\nUser: x", "é", 5)),
+    (CHAT, {"tools": [tool(parameters=[])]}, "tools[0].function.parameters is []"),
+    (CHAT, {"tools": [tool(parameters={"properties": 5})]}, "a JSON schema of an object"),
+    (CHAT, {"tools": [tool(parameters={"properties": {"x" * 999: {}}})]}, "tokens; this server reads 50 at most"),
+    (CHAT, {"tools": [tool(strict=True)]}, "it is not supported by this server; leave it out"),
+    (CHAT, {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice is"),
+    (CHAT, {"tools": [TOOL], "tool_choice": "required", "thinking": True}, "leave out thinking"),
     (CHAT, {"functions": [{"name": "f"}]}, "it is not supported by this server; leave it out"),
-    (CHAT, {"tool_choice": "required"}, "it is not supported by this server; leave it out"),
+    (CHAT, {"tool_choice": "required"}, "tool_choice is required: give tools"),
     (CHAT, {"response_format": {"type": "json_object"}}, "it is not supported by this server; leave it out"),
     (CHAT, {"modalities": ["audio"]}, "it is not supported by this server; leave it out"),
     (TEXT, {"logprobs": True}, "logprobs is true"),

@@ -623,5 +623,5 @@ def test_chat_refuses_what_is_not_text(tokenizer, content):
 
 
 def test_chat_refuses_other_roles(tokenizer):
-    with pytest.raises(Exception, match="has the roles system, user and assistant, not tool"):
-        tokenizer.apply_chat_template([{"role": "tool", "content": "1"}])
+    with pytest.raises(Exception, match="has the roles system, user, assistant and tool, not narrator"):
+        tokenizer.apply_chat_template([{"role": "narrator", "content": "1"}])
