@@ -26,12 +26,12 @@ def split(opening: Opening, *pieces: str) -> Part:
 
 
 def test_how_a_prompt_begins_the_answer():
-    assert THINKS == Opening(thinking=True, in_tag=True)
-    assert FAKE == Opening(thinking=False, in_tag=True)
+    assert Opening(thinking=True, in_tag=True) == THINKS
+    assert Opening(thinking=False, in_tag=True) == FAKE
     assert opening_of("Assistant: <think>\n") == Opening(thinking=True), "as templates of others have it"
     assert opening_of("Assistant: <think></think>\n") == Opening(thinking=False)
     assert opening_of("Assistant:") == opening_of("Assistant: ```json") == Opening()
-    assert BEGUN == Opening(call="```json", names=frozenset("f"))
+    assert Opening(call="```json", names=frozenset("f")) == BEGUN
     assert [each.of_g1 for each in (Opening(), THINKS, FAKE, TOOLS, BEGUN)] == [False, True, True, True, True]
     assert [each.bare for each in (Opening(), THINKS, FAKE, TOOLS, BEGUN)] == [True, False, False, True, False]
 
@@ -43,7 +43,7 @@ def test_how_a_prompt_begins_the_answer():
         (THINKS, ">\nHm.\n\nSo.\n</think>\n\nYes.\n\nNo. ", Part("Hm.\n\nSo.", "Yes.\n\nNo. ")),
         (THINKS, ">Hm</think>Yes", Part("Hm", "Yes")),
         (THINKS, "></think>Yes</think>", Part("", "Yes</think>")),
-        (THINKS, ">\nHm, a < b </thin", Part("Hm, a < b")),
+        (THINKS, ">\nHm, a < b </thin", Part("Hm, a < b </thin")),
         (THINKS, ">Hm, </think> is a tag", Part("Hm,", "is a tag")),
         (THINKS, "ing>", Part("ing>")),
         (THINKS, "", Part()),
@@ -81,11 +81,9 @@ def test_how_a_text_is_cut_changes_nothing(data, opening):
     whole = split(opening, text)
     assert split(opening, *pieces) == whole
     if opening.thinking:
-        thought, found, rest = text.removeprefix(">").partition("</think>")
-        assert whole.thought == (thought if found else whole.thought).strip()
-        assert bool(whole.text or whole.call) == bool(
-            rest.strip() or (found and rest and not whole.text and whole.call)
-        )
+        thought, _, rest = text.removeprefix(">").partition("</think>")
+        assert whole.thought == thought.strip()
+        assert whole.call or whole.text == rest.lstrip()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ..inputs import each_once
 
@@ -99,12 +99,19 @@ class ChatMessage(BaseModel):
         return turn
 
 
+def schema_of(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON schema whose parts are what they should be, as far as a prompt tells them."""
+    if isinstance(parameters.get("properties", {}), dict) and isinstance(parameters.get("required", []), list):
+        return parameters
+    raise ValueError("it should be a JSON schema of an object")
+
+
 class Function(Strict):
     """A function that the model may call."""
 
     name: Annotated[str, Field(pattern=r"\A[A-Za-z0-9_.-]{1,64}\z")]
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Annotated[dict[str, Any], AfterValidator(schema_of)] | None = None
     strict: Annotated[Any, neutral(False)] = None  # no answer is forced into a schema
 
 
