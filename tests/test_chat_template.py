@@ -118,7 +118,7 @@ MESSAGES = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(MESSAGES, st.sampled_from([None, True, False]), st.sampled_from([None, *EFFORTS]))
 def test_our_function_writes_what_the_template_writes(messages, thinking, effort):
     try:
@@ -131,7 +131,7 @@ def test_our_function_writes_what_the_template_writes(messages, thinking, effort
     assert rendered(messages, thinking=thinking, reasoning_effort=effort) == prompt, "the other name"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(TEXTS)
 def test_texts_are_cleaned_as_the_note_says(text):
     assert without_blank_lines(text) == re.sub(r"\n{2,}", "\n", text.replace("\r\n", "\n")).strip()

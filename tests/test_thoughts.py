@@ -72,7 +72,7 @@ BITS = st.sampled_from(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.data(), st.sampled_from([Opening(), THINKS, FAKE, TOOLS, BEGUN, Opening(True, True, "", frozenset("f"))]))
 def test_how_a_text_is_cut_changes_nothing(data, opening):
     text = "".join(data.draw(st.lists(BITS, max_size=12)))
@@ -99,7 +99,7 @@ def test_what_is_no_call(text):
     assert call_of(f"```json\n{text}\n```", {"f"}) is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.dictionaries(st.text(max_size=3), st.none() | st.booleans() | st.integers() | st.text(max_size=5), max_size=3)
 )
@@ -111,7 +111,7 @@ def test_arguments_are_given_back_as_they_were_written(arguments):
         assert json.loads(found.arguments) == arguments
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_the_users_next_turn_never_shows_however_tokens_cut_it(data):
     """Nor does a beginning of it, unless it stays one."""

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from ..inputs import each_once
 
 MOST_TOOLS = 128
+Name = Annotated[str, Field(pattern=r"\A[A-Za-z0-9_.-]{1,64}\z")]  # of a function
 
 
 def neutral(*values: Any) -> BeforeValidator:
@@ -50,7 +51,7 @@ def object_of(text: Any) -> Any:
 class FunctionCall(Strict):
     """What an assistant called."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Name
     arguments: Annotated[dict[str, Any], BeforeValidator(object_of)]
 
 
@@ -109,7 +110,7 @@ def schema_of(parameters: dict[str, Any]) -> dict[str, Any]:
 class Function(Strict):
     """A function that the model may call."""
 
-    name: Annotated[str, Field(pattern=r"\A[A-Za-z0-9_.-]{1,64}\z")]
+    name: Name
     description: str | None = None
     parameters: Annotated[dict[str, Any], AfterValidator(schema_of)] | None = None
     strict: Annotated[Any, neutral(False)] = None  # no answer is forced into a schema

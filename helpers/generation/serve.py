@@ -119,7 +119,8 @@ def serving(
     - An answer in a chat does not begin with a line break, and ends at a blank line, if the client gives no ``stop``. A
       stop string is not part of the answer.
     - With ``enable_thinking``, or ``thinking``, or ``reasoning_effort``, or tools, it ends before ``\\n\\nUser:``
-      instead. What was thought is ``reasoning_content``, and a call of a function ``tool_calls``.
+      instead. What was thought is ``reasoning_content``, and a call of a function ``tool_calls``; log-probabilities
+      are those of all tokens.
     - The name of a special token in a message is ordinary text.
 
     Args:
