@@ -6,6 +6,7 @@ The examples are those of BlinkDL's note, RWKV-LM/RWKV-v7/RWKV7-G1x-templates.tx
 import itertools
 import json
 import re
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -270,6 +271,15 @@ def test_an_answer_with_blank_lines_cannot_begin_the_users_turn():
     assert rendered([*USER, answer, *USER], thinking=True) == (
         "User: xxx\n\nAssistant: a\nUser: b\n\nc\n\nUser: xxx\n\nAssistant: <think"
     )
+
+
+def test_a_megabyte_of_blank_lines_takes_no_long_time():
+    text = "a" + "\n" * 10**6 + "b"
+    begun = time.monotonic()
+    for role in ("user", "assistant", "tool"):
+        rendered([{"role": role, "content": text}], thinking=True)
+    rendered([*USER, {"role": "assistant", "content": "x", "reasoning_content": text}], thinking=True)
+    assert time.monotonic() - begun < 20  # 0.1 here; if it grew with the square of the length, it would be minutes
 
 
 # with the tokenizer

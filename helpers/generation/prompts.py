@@ -3,7 +3,6 @@
 They are plain text, no special tokens. A prompt ends right after a colon: the space belongs to the next token (" Hi").
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -118,9 +117,9 @@ def said(message: Mapping[str, Any], thinking: bool | None, shown: bool) -> str:
 
 
 def with_blank_lines(text: str) -> str:
-    """Return what a G1 model said as one turn: only a blank line before a line that begins as a user's turn goes."""
-    text = text.strip().replace("\r\n", "\n")
-    return re.sub(r"\n{2,}(?=User:)", "\n", text)
+    """Return what a G1 model said as one turn: a line that begins as a user's turn has no blank line before it."""
+    *parts, last = text.strip().replace("\r\n", "\n").split("\nUser:")
+    return "\nUser:".join((*(part.rstrip() for part in parts), last))
 
 
 def name_of_role(message: Mapping[str, Any]) -> str:

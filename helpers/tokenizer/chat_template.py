@@ -44,14 +44,8 @@ CHAT_TEMPLATE = r"""{%- macro text_of(message) -%}
 {%- endmacro -%}
 
 {%- macro with_blank_lines(text) -%}
-  {%- set gap = namespace(lines='') -%}
-  {%- for line in text.strip().replace('\r\n', '\n').split('\n') -%}
-    {%- if not line -%}
-      {%- set gap.lines = gap.lines + '\n' -%}
-    {%- else -%}
-      {{- ('' if loop.first else '\n') + ('' if line.startswith('User:') else gap.lines) + line -}}
-      {%- set gap.lines = '' -%}
-    {%- endif -%}
+  {%- for part in text.strip().replace('\r\n', '\n').split('\nUser:') -%}
+    {{- ('' if loop.first else '\nUser:') + (part if loop.last else part.rstrip()) -}}
   {%- endfor -%}
 {%- endmacro -%}
 
