@@ -279,7 +279,7 @@ def test_a_megabyte_of_blank_lines_takes_no_long_time():
     for role in ("user", "assistant", "tool"):
         rendered([{"role": role, "content": text}], thinking=True)
     rendered([*USER, {"role": "assistant", "content": "x", "reasoning_content": text}], thinking=True)
-    assert time.monotonic() - begun < 20  # 0.1 here; if it grew with the square of the length, it would be minutes
+    assert time.monotonic() - begun < 20  # 0.4 here; if it grew with the square of the length, it would be minutes
 
 
 # with the tokenizer
