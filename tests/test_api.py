@@ -90,14 +90,34 @@ def of_user(content) -> dict:
     return {"messages": [{"role": "user", "content": content}]}
 
 
+CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"x": "你"}'}}
+
+
+def called(name: str, *arguments) -> dict:
+    """Return a message of an assistant who calls a function, once with each of the arguments."""
+    calls = [CALL | {"function": {"name": name, "arguments": each}} for each in arguments]
+    return {"role": "assistant", "content": None, "tool_calls": calls}
+
+
+def tool(**changes) -> dict:
+    schema = {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]}
+    return {"type": "function", "function": {"name": "f", "parameters": schema} | changes}
+
+
+TOOL = tool()
 REFUSED = [  # path, what is sent beside a good request, what is said about it
     (CHAT, {"messages": []}, "messages is []: it should have at least 1 item"),
     (CHAT, {"messages": "hello"}, "messages is"),
     (CHAT, {"messages": [{}]}, "has no messages[0].role"),
     (CHAT, {"messages": [{"role": "user"}]}, "has no messages[0].content"),
-    (CHAT, {"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role is"),
     (CHAT, {"messages": [{"role": "function", "content": "x"}]}, "messages[0].role is"),
     (CHAT, {"messages": [*HELLO, {"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[1].tool_calls"),
+    (CHAT, {"messages": [*HELLO, called("f", "{}", "{}")]}, "it should have at most 1 item"),
+    *((CHAT, {"messages": [*HELLO, called("f", wrong)]}, "messages[1].tool_calls[0].function.arguments")
+      for wrong in ("", "[]", "5", '{"a": NaN}', '{"a": 1e999}', '{"a": 1, "a": 2}', r'{"a": "\ud83d"}', "{" * 999, 5)),
+    (CHAT, {"messages": [*HELLO, {"role": "assistant", "content": None}]}, "messages[1].content is null"),
+    (CHAT, {"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]}, "only an assistant has tool_calls"),
+    (CHAT, {"messages": [{"role": "user", "content": "x", "reasoning_content": "y"}]}, "only an assistant has"),
     (CHAT, of_user(None), "messages[0].content is null"),
     (CHAT, of_user(5), "messages[0].content is 5"),
     (CHAT, of_user([{"type": "image_url", "image_url": {"url": "x"}}]), "it should be text"),
@@ -124,15 +144,34 @@ REFUSED = [  # path, what is sent beside a good request, what is said about it
     *((path, {"model": value}, "model") for path in GOOD for value in ("another", 5)),
     *((path, {"n": value}, "n is") for path in GOOD for value in (0, 17, True, 1.0)),
     *((path, {name: "{}"}, f"{name} is not a field") for path in GOOD for name in ("generation_config", "nonsense")),
-    (CHAT, {"chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs is not a field"),
+    (CHAT, {"chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs.chat_template is not a field"),
+    *((CHAT, {name: value}, f"{name} is") for name in ("enable_thinking", "thinking") for value in (1, "true", {})),
+    (CHAT, {"chat_template_kwargs": {"thinking": 1}}, "chat_template_kwargs.thinking is 1"),
+    (CHAT, {"reasoning_effort": "xhigh"}, "it should be 'none', 'minimal', 'low', 'medium' or 'high'"),
+    (CHAT, {"reasoning_effort": 3}, "reasoning_effort is 3"),
+    (CHAT, {"reasoning_effort": "high", "thinking": False}, "say it once"),
+    (CHAT, {"enable_thinking": True, "chat_template_kwargs": {"thinking": False}}, "say it once"),
+    (CHAT, {"reasoning_effort": "low", "messages": [{"role": "system", "content": "x"}]}, "and there is none"),
     (CHAT, {"chat_template": "x"}, "chat_template is not a field"),
     (CHAT, {"max_completion_tokens": 101}, "max_tokens is 101; this server gives 100 at most"),
     (CHAT, {"logprobs": 1}, "logprobs is 1"),
     (CHAT, {"top_logprobs": 3}, "top_logprobs is given without logprobs"),
     (CHAT, {"logprobs": True, "top_logprobs": 21}, "top_logprobs is 21"),
-    (CHAT, {"tools": [{"type": "function"}]}, "it is not supported by this server; leave it out"),
+    (CHAT, {"tools": [{"type": "function"}]}, "has no tools[0].function"),
+    (CHAT, {"tools": {"type": "function"}}, "tools is"),
+    (CHAT, {"tools": [TOOL, TOOL]}, "Two of the tools have the same name"),
+    (CHAT, {"tools": [TOOL] * 129}, "it should have at most 128 items"),
+    (CHAT, {"tools": [{"type": "retrieval", "function": {"name": "f"}}]}, "tools[0].type is"),
+    *((CHAT, {"tools": [tool(name=name)]}, "tools[0].function.name is") for name in ("", "a b", "f\n", "\n\nUser:", 5)),
+    (CHAT, {"tools": [tool(parameters=[])]}, "tools[0].function.parameters is []"),
+    *((CHAT, {"tools": [tool(parameters=wrong)]}, "it should be a JSON schema of an object")
+      for wrong in ({"properties": 5}, {"properties": [], "required": []}, {"required": "x"}, {"required": {"x": 1}})),
+    (CHAT, {"tools": [tool(parameters={"properties": {"x" * 999: {}}})]}, "tokens; this server reads 50 at most"),
+    (CHAT, {"tools": [tool(strict=True)]}, "it is not supported by this server; leave it out"),
+    (CHAT, {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice is"),
+    (CHAT, {"tools": [TOOL], "tool_choice": "required", "thinking": True}, "leave out thinking"),
     (CHAT, {"functions": [{"name": "f"}]}, "it is not supported by this server; leave it out"),
-    (CHAT, {"tool_choice": "required"}, "it is not supported by this server; leave it out"),
+    (CHAT, {"tool_choice": "required"}, "tool_choice is required: give tools"),
     (CHAT, {"response_format": {"type": "json_object"}}, "it is not supported by this server; leave it out"),
     (CHAT, {"modalities": ["audio"]}, "it is not supported by this server; leave it out"),
     (TEXT, {"logprobs": True}, "logprobs is true"),
@@ -307,6 +346,140 @@ def test_a_template_that_refuses_is_quoted(ask, tokenizer, monkeypatch):
     answer = ask(CHAT, GOOD[CHAT])
     assert answer.status_code == 400
     assert "Begin with?a system message" in error_of(answer)["message"]
+
+
+# thinking and tools of RWKV-7 G1
+
+
+@pytest.mark.parametrize(
+    ("fields", "end"),
+    [
+        ({}, "Hello, who are you?\n\nAssistant:"),
+        ({"enable_thinking": True}, "?\n\nAssistant: <think"),
+        ({"thinking": False}, "?\n\nAssistant: <think>\n</think"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "?\n\nAssistant: <think>\n</think"),
+        ({"chat_template_kwargs": {"thinking": True}, "thinking": True}, "?\n\nAssistant: <think"),
+        ({"reasoning_effort": "high"}, "? (think a lot)\n\nAssistant: <think"),
+        ({"reasoning_effort": "none"}, "?\n\nAssistant: <think>\n</think"),
+        ({"tools": [TOOL]}, "?\n\nAssistant:"),
+        ({"tools": [TOOL], "tool_choice": "required"}, "?\n\nAssistant: ```json"),
+        ({"tools": [TOOL], "tool_choice": "none"}, "Hello, who are you?\n\nAssistant:"),
+        ({"tools": [TOOL], "enable_thinking": True}, "?\n\nAssistant: <think"),
+    ],
+)
+def test_what_a_client_asks_for_is_in_the_prompt(fields, end, ask, tokenizer):
+    task = task_for(ask, CHAT, **fields)
+    prompt = tokenizer.decode(task.ids)
+    assert prompt.endswith(end)
+    offered = bool(fields.get("tools")) and fields.get("tool_choice") != "none"
+    assert prompt.startswith("System: Tools:\n- f(x: string)\nReturn only a JSON" if offered else "User: Hello")
+    of_g1 = offered or "think" in end
+    assert task.stops == (["\n\nUser:"] if of_g1 else ["\n\n"])
+    assert bool(task.settings.begin_suppress_tokens) == end.endswith("Assistant:"), "nothing was begun"
+    assert task_for(ask, CHAT, stop="x", **fields).stops == ["x"]
+
+
+def test_where_answers_end_can_be_said(ask, monkeypatch):
+    for end, stop in (("blank-line", "\n\n"), ("user", "\n\nUser:")):
+        monkeypatch.setitem(globals(), "SERVED", replace(SERVED, end=end))
+        for fields in ({}, {"thinking": True}, {"tools": [TOOL]}):
+            assert task_for(ask, CHAT, **fields).stops == [stop]
+        assert task_for(ask, TEXT).stops == []
+
+
+def test_a_conversation_with_calls_and_thoughts_becomes_the_prompt(ask, tokenizer, monkeypatch):
+    monkeypatch.setitem(globals(), "SERVED", replace(SERVED, max_prompt=500))
+    messages = [
+        *HELLO,
+        {"role": "assistant", "content": "Hi\n\nthere.", "reasoning_content": "Kind?"},
+        {"role": "user", "content": "Look.\n\nNow."},
+        called("f", '{"x": "你"}') | {"reasoning_content": "Hm."},
+        {"role": "tool", "tool_call_id": "call_1", "content": "a\r\n\r\nb"},
+    ]
+    ids = task_for(ask, CHAT, messages=messages, tools=[TOOL], thinking=True).ids
+    assert tokenizer.decode(ids) == (
+        "System: Tools:\n- f(x: string)\nReturn only a JSON function call.\n\n"
+        "User: Hello, who are you?\n\nAssistant: Hi\n\nthere.\n\nUser: Look.\nNow.\n\n"
+        'Assistant: <think>\nHm.\n</think>\n```json\n{"name":"f","arguments":{"x":"你"}}\n```\n\n'
+        "User: Function output:\na\nb\n\nAssistant: <think"
+    )
+
+
+def test_a_template_that_knows_less_is_not_asked_for_more(ask, tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", "{% for m in messages %}{{ m.content }}{% endfor %}Assistant:")
+    assert ask(CHAT, GOOD[CHAT]).status_code == 200
+    for fields, what in (({"thinking": True}, "thinking"), ({"reasoning_effort": "none"}, "thinking"),
+                         ({"tools": [TOOL]}, "tools"), ({"messages": [called("f", "{}")]}, "tools")):  # fmt: skip
+        answer = ask(CHAT, GOOD[CHAT] | fields)
+        assert answer.status_code == 400
+        assert f"The chat template of the model knows no {what}; refresh" in error_of(answer)["message"]
+
+
+def told(ask, text: str, reason: str = "stop", size: int = 3, **fields) -> tuple[dict, list[dict]]:
+    """Return a whole answer, and the events of a stream, of a model that writes ``text`` in tokens of ``size``."""
+
+    def write(task):
+        for number, start in enumerate(range(0, len(text), size)):
+            yield [Piece(0, text[start : start + size], [], number + 1)]
+        yield [Piece(0, "", [], -(-len(text) // size), reason)]
+
+    whole = ask(CHAT, GOOD[CHAT] | fields, write=write).json()
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    *events, done, _ = ask(CHAT, GOOD[CHAT] | fields | options, write=write).text.split("\n\n")
+    assert done == "data: [DONE]"
+    return whole, [json.loads(text.removeprefix("data: ")) for text in events]
+
+
+CALLING = '{"name": "f", "arguments": {"x": "你"}}'
+
+
+@pytest.mark.parametrize(
+    ("fields", "text", "reason", "thought", "content", "called"),
+    [
+        ({"thinking": True}, ">\nHm.\n\nSo.\n</think>\n\nYes.\n\nNo.", "stop", "Hm.\n\nSo.", "Yes.\n\nNo.", None),
+        ({"thinking": True}, ">\nHm, what if", "length", "Hm, what if", "", None),
+        ({"thinking": False}, ">\nYes.", "stop", None, "Yes.", None),
+        ({}, " Yes </think> ", "stop", None, " Yes </think> ", None),
+        ({"tools": [TOOL]}, f" ```json\n{CALLING}\n```", "stop", None, None, '{"x": "你"}'),
+        ({"tools": [TOOL]}, " No.", "stop", None, " No.", None),
+        ({"tools": [TOOL]}, CALLING.replace("f", "g"), "stop", None, CALLING.replace("f", "g"), None),
+        ({"tools": [TOOL]}, CALLING[:-1], "length", None, CALLING[:-1], None),
+        ({"tools": [TOOL], "tool_choice": "none"}, CALLING, "stop", None, CALLING, None),
+        ({"tools": [TOOL], "tool_choice": "required"}, f"\n{CALLING}\n```", "stop", None, None, '{"x": "你"}'),
+        ({"tools": [TOOL], "tool_choice": "required"}, "\n{}\n```", "stop", None, "```json\n{}\n```", None),
+        ({"tools": [TOOL], "thinking": True}, f">Hm</think>\n{CALLING}", "stop", "Hm", None, '{"x": "你"}'),
+    ],
+)
+def test_thought_answer_and_call_are_given_back_apart(fields, text, reason, thought, content, called, ask, monkeypatch):
+    monkeypatch.setitem(globals(), "SERVED", replace(SERVED, max_prompt=500))
+    whole, events = told(ask, text, reason, **fields)
+    choice = whole["choices"][0]
+    message = choice["message"]
+    assert choice["finish_reason"] == ("tool_calls" if called else reason)
+    assert (message.get("reasoning_content"), message["content"]) == (thought, content)
+    calls = message.get("tool_calls", [])
+    assert [call["function"] for call in calls] == ([{"name": "f", "arguments": called}] if called else [])
+    assert all(call["type"] == "function" and call["id"].startswith("call_") for call in calls)
+
+    deltas = [event["choices"][0]["delta"] for event in events if event["choices"]]
+    assert "".join(delta.get("content") or "" for delta in deltas) == (content or "")
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == (thought or "")
+    streamed = [call for delta in deltas for call in delta.get("tool_calls", [])]
+    assert [(call["index"], call["function"]) for call in streamed] == [(0, call["function"]) for call in calls]
+    ends = [event["choices"][0]["finish_reason"] for event in events if event["choices"]]
+    assert [end for end in ends if end] == [choice["finish_reason"]]
+    assert events[-1]["usage"] == whole["usage"]
+    details = whole["usage"].get("completion_tokens_details")
+    if thought is None:
+        assert details is None
+    else:
+        ended = (text.index("</think>") + len("</think>") + 2) // 3 if "</think>" in text else -(-len(text) // 3)
+        assert details == {"reasoning_tokens": ended}
+
+
+def test_a_text_beside_tools_is_streamed_while_it_is_written(ask):
+    _, events = told(ask, " Well, I would say {no}.", tools=[TOOL])
+    assert len([event for event in events if event["choices"] and event["choices"][0]["delta"].get("content")]) > 5
 
 
 # who is let in

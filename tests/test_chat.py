@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 
+from helpers.errors import InputError
 from helpers.generation.chat import Chat, transcript
 from helpers.generation.sampling import Sampling, logits_processors
 from helpers.teaching import worker
@@ -133,6 +134,116 @@ def test_a_carried_state_is_that_of_the_whole_conversation(tiny_rwkv5):
         whole = model(torch.cat(read, dim=1), use_cache=True).state
     for ours, expected in zip(chat.state, whole, strict=True):
         torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)  # fp32, read in pieces of other sizes
+
+
+# with a G1 model's thoughts
+
+
+class Thinker(Scripted):
+    """Answers only where a prompt ends; what is read on the way to it asks for no token."""
+
+    def __call__(self, unread, state, **kwargs):
+        if unread.shape[1] > 1 and not self.asks(unread):
+            self.script.insert(0, 0)
+        return super().__call__(unread, state, **kwargs)
+
+    def asks(self, unread) -> bool:
+        return self.tokenizer.decode(unread[0].tolist()).endswith(("<think", "</think", "Assistant:"))
+
+
+def thinker(tiny, *answers: str, **options) -> Chat:
+    """Return a chat with a model that gives these answers, each up to id 0."""
+    model, tokenizer = tiny
+    script = [i for answer in answers for i in [*tokenizer(answer)["input_ids"], 0]]
+    stand_in = Thinker(model, script)
+    stand_in.tokenizer = tokenizer
+    return Chat(stand_in, tokenizer, greedy(), **options)
+
+
+def remembered(chat: Chat) -> list[int]:
+    return [*(chat.state or ()), *chat.unread]
+
+
+@pytest.mark.parametrize(
+    "options", [{"thinking": True}, {"effort": "low"}, {"thinking": False}, {"effort": "none"}, {"end": "user"}]
+)
+def test_the_next_turn_reads_what_the_template_writes(tiny_rwkv5, options):
+    """No thought, no budget, and no beginning of the user's next turn: ids equal to those of the template."""
+    thinks = options.get("thinking") or options.get("effort") == "low"
+    begun = ">\nHm.\n\nSo?\n</think>\n" if thinks else ("" if "end" in options else ">\n")
+    chat = thinker(tiny_rwkv5, f"{begun} Fine.\n\n你好: 1", f'{begun} "Bob"', f"{begun}No.", **options)
+    messages = []
+    for turn, text in enumerate(("How are you?\n\nAnd", "Name?", "<|endoftext|>")):
+        heard = list(chat.reply(text))
+        answer = ("Fine.\n\n你好: 1", '"Bob"', "No.")[turn]
+        assert heard[-1] == answer
+        assert all(answer.startswith(before) for before in heard)
+        thought = {"reasoning_content": "Hm.\n\nSo?"} if thinks else {}
+        messages += [{"role": "user", "content": text}, {"role": "assistant", "content": answer} | thought]
+        assert chat.messages == messages
+        keywords = {} if "end" in options else {"enable_thinking": bool(thinks)}
+        asked = [*messages, {"role": "user", "content": "x"}]  # a next turn, before which thoughts are past
+        ids = chat.tokenizer.apply_chat_template(asked, tokenizer_kwargs={"split_special_tokens": True}, **keywords)[
+            "input_ids"
+        ]
+        assert remembered(chat) == ids[: len(ids) - len(chat.tokenizer("User: x\n\n")["input_ids"])]
+
+
+@pytest.mark.parametrize(
+    "pieces", [["\n\n", "User", ":"], ["\n", "\n", "User", ":"], ["\n\nUser: and then"], ["\n\nUser:"]]
+)
+def test_the_beginning_of_the_users_turn_ends_an_answer_and_is_not_heard(tiny_rwkv5, pieces):
+    _, tokenizer = tiny_rwkv5
+    script = [
+        i for piece in [">", "Hm</think>", "One.\n\nUse it.", *pieces, "more"] for i in tokenizer(piece)["input_ids"]
+    ]
+    chat = thinker(tiny_rwkv5, thinking=True)
+    chat.model.script = script
+    heard = list(chat.reply("Hi"))
+    assert heard[-1] == "One.\n\nUse it."
+    assert all("One.\n\nUse it.".startswith(text) for text in heard)
+    assert said(chat) == "User: Hi\n\nAssistant: One.\n\nUse it.\n\n"
+
+
+def test_a_turn_cut_within_its_thought_has_no_answer(tiny_rwkv5):
+    chat = thinker(tiny_rwkv5, ">\nLet me think about it, and", thinking=True)
+    chat.settings = greedy(6)
+    assert list(chat.reply("Hi"))[-1] == ""
+    assert chat.messages[-1]["content"] == ""
+    assert chat.messages[-1]["reasoning_content"].startswith("Let me")
+    assert said(chat) == "User: Hi\n\nAssistant: \n\n"
+
+
+def test_leaving_a_thought_and_errors_within_it(tiny_rwkv5):
+    chat = thinker(tiny_rwkv5, ">Hm</think>Yes, of course", thinking=True)
+    answer = chat.reply("Well?")
+    while not next(answer):
+        pass
+    answer.close()
+    assert chat.messages[-1] == {"role": "assistant", "content": "Yes", "reasoning_content": "Hm"}
+    assert said(chat) == "User: Well?\n\nAssistant: Yes\n\n"
+    before = remembered(chat), list(chat.messages)
+    chat.model.script = []
+    with pytest.raises(IndexError):
+        list(chat.reply("More"))
+    assert (remembered(chat), chat.messages) == before
+
+
+def test_settings_of_a_chat_that_make_no_sense(tiny_rwkv5):
+    for options, reason in (({"thinking": True, "effort": "none"}, "say it once"), ({"effort": "x"}, "no effort x"),
+                            ({"end": "x"}, "There is no end x; choose one of auto, blank-line, user")):  # fmt: skip
+        with pytest.raises(InputError, match=reason):
+            Chat(*tiny_rwkv5, **options)
+    assert Chat(*tiny_rwkv5, thinking=True, end="blank-line").stop == "\n\n"
+
+
+def test_the_widget_shows_the_thought(tiny_rwkv5):
+    widget = ChatWidget(thinker(tiny_rwkv5, "><b>Hm</b></think>Yes", thinking=True))
+    widget.text.value = "Hello"
+    widget.button.click()
+    widget.worker.wait(LIMIT)
+    assert "&lt;b&gt;Hm&lt;/b&gt;</i>\nYes" in widget.view.value
+    widget.close()
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ CONTENTS = [
 
 
 @pytest.mark.parametrize("content", CONTENTS)
-@pytest.mark.parametrize("role", ["system", "developer", "user", "assistant"])
+@pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool"])
 def test_a_chat_is_what_the_chat_template_writes(tiny_rwkv5, role, content):
     _, tokenizer = tiny_rwkv5
     messages = [*GREETING, {"role": role, "content": content}]
@@ -51,7 +51,7 @@ def test_a_chat_is_what_the_chat_template_writes(tiny_rwkv5, role, content):
 @pytest.mark.parametrize(
     "message",
     [
-        {"role": "tool", "content": "1"},
+        {"role": "function", "content": "1"},
         {"role": "User", "content": "1"},
         {"role": "user", "content": None},
         {"role": "user"},

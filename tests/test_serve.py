@@ -27,8 +27,9 @@ from helpers.checkpoints.synthetic import write_random_checkpoint
 from helpers.conversion.directory import convert
 from helpers.conversion.loading import load_model
 from helpers.errors import InputError
+from helpers.generation import answers
 from helpers.generation.chat import line_breaks
-from helpers.generation.sampling import Sampling, stream
+from helpers.generation.sampling import Sampling, Step, stream
 from helpers.generation.serve import serving
 
 LIMIT = 120  # seconds for a server to start, and for a request
@@ -75,6 +76,11 @@ def served(request, folders):
         yield client(address), folder
 
 
+@pytest.fixture(scope="module")
+def tokenizer(folders):
+    return AutoTokenizer.from_pretrained(folders["5.0"], trust_remote_code=False)
+
+
 def test_a_chat_is_answered_as_generate_answers(served):
     api, folder = served
     answer = api.chat.completions.create(model=str(folder), messages=HELLO, max_tokens=6, temperature=0)
@@ -92,6 +98,59 @@ def test_a_stream_arrives_in_pieces_and_makes_up_the_answer(served):
     assert len(pieces) > 1
     assert "".join(pieces) == whole
     assert chunks[-1].choices[0].finish_reason == "length"
+
+
+class Dictated:
+    """In the place of what lets the model write: writes given tokens."""
+
+    def __init__(self, script: list[int]):
+        self.script = list(script)
+
+    def read_piece(self) -> bool:
+        return False
+
+    def step(self) -> Step:
+        return Step([self.script.pop(0)], torch.zeros(1, 65536), ())
+
+
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"properties": {"at": {"type": "string"}}}}}
+THINKING = {"extra_body": {"enable_thinking": True}}
+
+
+ENDS = ("<0>", "\n\nUser: no", "\n|\n|User|: no", "\n\nUse|r:")  # cut into tokens at |
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "thought", "content"),
+    [
+        (THINKING, ">\nHm.\n\nSo.\n</think>\nYes.\n\nNo.", "Hm.\n\nSo.", "Yes.\n\nNo."),
+        ({"reasoning_effort": "low"}, ">Hm|</|think>|Yes.\n", "Hm", "Yes.\n"),
+        ({"reasoning_effort": "none"}, ">\nYes.", None, "Yes."),
+        ({"tools": [TOOL]}, ' ```json\n{"name":"look","arguments":{"at":"好"}}\n```', None, None),
+        ({"tools": [TOOL], **THINKING}, '>\nHm</think>\n```json\n{"name":"look","arguments":{"at":"好"}}', "Hm", None),
+    ],
+)
+def test_openais_client_gets_thought_answer_and_call_apart(
+    served, tokenizer, options, text, thought, content, monkeypatch
+):
+    """The model's tokens are given: however they cut the end of the turn, nothing of it is in the answer."""
+    api, folder = served
+    request = {"model": str(folder), "messages": HELLO, **options}
+    for end in ENDS:
+        pieces = f"{text}|{end}|more".split("|")
+        script = [i for piece in pieces for i in ([0] if piece == "<0>" else tokenizer(piece)["input_ids"])]
+        monkeypatch.setattr(answers, "Decoding", lambda *_, script=script, **__: Dictated(script))
+        choice = api.chat.completions.create(**request).choices[0]
+        assert getattr(choice.message, "reasoning_content", None) == thought
+        assert choice.message.content == content
+        assert choice.finish_reason == ("stop" if content else "tool_calls")
+        deltas = [chunk.choices[0].delta for chunk in api.chat.completions.create(**request, stream=True)]
+        assert "".join(delta.content or "" for delta in deltas) == (content or "")
+        assert "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas) == (thought or "")
+        calls = [call for delta in deltas for call in delta.tool_calls or ()]
+        for call in [*calls, *(choice.message.tool_calls or ())]:
+            assert (call.function.name, json.loads(call.function.arguments)) == ("look", {"at": "好"})
+        assert len(calls) == (content is None)
 
 
 def test_completions_sample_with_a_seed(served):
@@ -332,8 +391,8 @@ def test_many_clients_at_once_get_each_their_own_answer(served):
 
 def test_a_real_server_refuses_in_openais_form(served):
     client, folder = served
-    with pytest.raises(openai.BadRequestError, match=r"messages\[0\].role is .tool.") as refused:
-        client.chat.completions.create(model=str(folder), messages=[{"role": "tool", "content": "x"}])
+    with pytest.raises(openai.BadRequestError, match=r"messages\[0\].role is .function.") as refused:
+        client.chat.completions.create(model=str(folder), messages=[{"role": "function", "content": "x"}])
     assert refused.value.param == "messages[0].role"
     with pytest.raises(openai.BadRequestError, match="this server gives 4096 at most"):
         client.completions.create(model=str(folder), prompt="x", max_tokens=10**9)

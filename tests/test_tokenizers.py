@@ -394,6 +394,7 @@ def test_refresh_mends_a_directory_with_the_python_tokenizer_for_everybody(tmp_p
     out = convert(checkpoint, tmp_path / "out", progress=False)
     config = json.loads((out / "tokenizer_config.json").read_text(encoding="utf-8"))
     config["auto_map"] = {"AutoTokenizer": [f"{TOKENIZER_CODE[:-3]}.RwkvWorldTokenizer", None]}
+    config["chat_template"] = "old"
     (out / "tokenizer_config.json").write_text(json.dumps(config))
     for name in OVERRIDING:
         (out / name).write_text('{"<old>": 65530}')
@@ -623,5 +624,5 @@ def test_chat_refuses_what_is_not_text(tokenizer, content):
 
 
 def test_chat_refuses_other_roles(tokenizer):
-    with pytest.raises(Exception, match="has the roles system, user and assistant, not tool"):
-        tokenizer.apply_chat_template([{"role": "tool", "content": "1"}])
+    with pytest.raises(Exception, match="has the roles system, user, assistant and tool, not narrator"):
+        tokenizer.apply_chat_template([{"role": "narrator", "content": "1"}])

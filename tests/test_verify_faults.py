@@ -4,6 +4,7 @@ Three kinds: faults of files, which ``verify`` finds by comparing them with what
 which only run because they are trusted, and show in what the model computes; and edits after the certificate was made.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -367,6 +368,14 @@ def test_wrong_settings(settings, sentence, tokenizers, tmp_path):
     (folder / SETTINGS).write_text(json.dumps(content))
     faults = list(vocabulary.wrong_settings(vocabulary.fast_tokenizer(folder, None)))
     assert any(sentence in fault for fault in faults), faults
+
+
+def test_an_earlier_template_is_called_so(tokenizers, tmp_path, monkeypatch):
+    folder = shutil.copytree(tokenizers[0], tmp_path / "x")
+    change_json(SETTINGS, chat_template="old")(folder)
+    monkeypatch.setattr(vocabulary, "EARLIER_TEMPLATES", (hashlib.sha256(b"old").hexdigest(),))
+    faults = vocabulary.wrong_settings(vocabulary.fast_tokenizer(folder, None))
+    assert "has the chat template of an earlier version, without thinking and tools" in faults
 
 
 # faults of code: it is not this project's, so it is refused; trusted, it runs in a process of its own and shows itself

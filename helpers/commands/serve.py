@@ -21,6 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="record steps and prompts as CUDA graphs first: on an NVIDIA GPU, answers come several times as fast",
     )
+    parser.add_argument(
+        "--end",
+        choices=("auto", "blank-line", "user"),
+        default="auto",
+        help="where answers in a chat end if the client does not say: at a blank-line, as those of World models do, or "
+        "before the next turn of the user, as those of RWKV-7 G1, which may have blank lines (default: auto, which is "
+        "user for requests with thinking or tools, and blank-line for others)",
+    )
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max-tokens", type=int, default=4096, help="the longest answer (default: %(default)s tokens)")
     limits.add_argument("--max-prompt", type=int, default=8192, help="the longest prompt (default: %(default)s tokens)")
@@ -69,6 +77,7 @@ def main(args: argparse.Namespace) -> int:
         allow_hosts=args.allow_host,
         allow_origins=args.allow_origin,
         compiled=args.compile,
+        end=args.end,
     ) as address:
         print(f"{args.folder} is served at {address}, model name {str(args.folder)!r}; stop with Ctrl+C", flush=True)
         with contextlib.suppress(KeyboardInterrupt):

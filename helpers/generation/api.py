@@ -9,12 +9,15 @@ import secrets
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
+from ..errors import InputError
 from .chat import line_breaks
-from .prompts import END_OF_TURN
+from .messages import MOST_TOOLS, ChatMessage, Strict, TemplateOptions, Tool, neutral
+from .prompts import ENDS, agreed
 from .refusals import Refusal, shorten
 from .sampling import Sampling
+from .thoughts import Opening
 
 USUAL_TOKENS = 1024  # of an answer whose length the client leaves open
 MOST_ANSWERS = 16  # to one request
@@ -22,36 +25,12 @@ MOST_BIASES = 1000  # tokens in a logit_bias
 MOST_LIKELY = 20  # tokens beside the one that was chosen whose log-probabilities a client may ask for
 
 
-def neutral(*values: Any) -> BeforeValidator:
-    """Return a check for a field that this server has no use for: only values that ask for nothing pass."""
-
-    def check(value: Any) -> Any:
-        if value is not None and not any(type(value) is type(nothing) and value == nothing for nothing in values):
-            raise ValueError("it is not supported by this server; leave it out")
-        return value
-
-    return BeforeValidator(check)
-
-
 def as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def text_of(content: Any) -> Any:
-    """Return the content of a message as one string, given as a string or as a list of parts."""
-    if not isinstance(content, list):
-        return content
-    parts = [part if isinstance(part, dict) else {} for part in content]
-    if not all(part.get("type") == "text" and isinstance(part.get("text"), str) for part in parts):
-        raise ValueError("it should be text, or a list of parts of type text")
-    return "".join(part["text"] for part in parts)
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-
 ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
+Effort = Literal["none", "minimal", "low", "medium", "high"]
 Stop = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -60,17 +39,6 @@ class StreamOptions(Strict):
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None  # of the lengths of pieces; there is none here
-
-
-class ChatMessage(BaseModel):
-    """A message; fields beside these, such as a name, are passed over, as the format of the World models has none."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(text_of)]
-    tool_calls: Annotated[Any, neutral([])] = None
-    function_call: Annotated[Any, neutral()] = None
 
 
 class Request(Strict):
@@ -112,11 +80,15 @@ class ChatRequest(Request):
     """The body of ``POST /v1/chat/completions``."""
 
     messages: list[ChatMessage] = Field(min_length=1, fail_fast=True)
+    enable_thinking: bool | None = None
+    thinking: bool | None = None
+    reasoning_effort: Effort | None = None
+    chat_template_kwargs: TemplateOptions | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] | None = None
-    tools: Annotated[Any, neutral([])] = None
-    tool_choice: Annotated[Any, neutral("none", "auto")] = None
+    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS, fail_fast=True)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | None = None
     functions: Annotated[Any, neutral([])] = None
     function_call: Annotated[Any, neutral("none", "auto")] = None
     response_format: Annotated[Any, neutral({"type": "text"})] = None
@@ -125,7 +97,6 @@ class ChatRequest(Request):
     prediction: Annotated[Any, neutral()] = None
     web_search_options: Annotated[Any, neutral()] = None
     parallel_tool_calls: Any = None
-    reasoning_effort: Any = None
     verbosity: Any = None
     service_tier: Any = None
     store: Any = None
@@ -143,10 +114,42 @@ class ChatRequest(Request):
         return self.top_logprobs or 0 if self.logprobs else None
 
     @property
-    def turns(self) -> list[dict[str, str]]:
+    def turns(self) -> list[dict[str, Any]]:
         """Return the messages as a chat template takes them."""
-        roles = {"developer": "system"}  # OpenAI's newer name
-        return [{"role": roles.get(turn.role, turn.role), "content": turn.content} for turn in self.messages]
+        return [message.turn for message in self.messages]
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the functions that the model may call."""
+        return [] if self.tool_choice == "none" else [tool.function.name for tool in self.tools or ()]
+
+    @property
+    def called(self) -> list[str]:
+        """Return the names of the functions that were called before."""
+        return [call.function.name for message in self.messages for call in message.tool_calls or ()]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return what else a chat template is told: only what the client asks for.
+
+        Raises:
+            Refusal: it contradicts itself.
+        """
+        inner = self.chat_template_kwargs or TemplateOptions()
+        flags = (self.enable_thinking, self.thinking, inner.enable_thinking, inner.thinking)
+        try:
+            thinking = agreed(*flags, effort=self.reasoning_effort)
+        except InputError as error:
+            raise Refusal(str(error), "reasoning_effort" if self.reasoning_effort else "enable_thinking") from None
+        if len(set(self.names)) < len(self.names):
+            raise Refusal("Two of the tools have the same name; give each its own.", "tools")
+        if self.tool_choice == "required" and (not self.names or thinking is not None):
+            message = "tool_choice is required: give tools, and leave out thinking, since the call begins at once."
+            raise Refusal(message, "tool_choice")
+        options: dict[str, Any] = {"enable_thinking": thinking, "reasoning_effort": self.reasoning_effort}
+        if self.names:
+            options |= {"tools": [tool.offered for tool in self.tools or ()], "tool_choice": self.tool_choice or "auto"}
+        return {name: value for name, value in options.items() if value is not None}
 
 
 Prompt = Annotated[str, Field(min_length=1)]
@@ -226,12 +229,15 @@ class Served:
         vocab_size: number of tokens.
         max_tokens: the longest answer that a client may ask for.
         max_prompt: the longest prompt, in tokens.
+        end: where answers in a chat end, one of ``ENDS``; ``auto``: before the user's next turn if the request has what
+            only G1 models know, thinking or tools, else at a blank line.
     """
 
     name: str
     vocab_size: int
     max_tokens: int
     max_prompt: int
+    end: str = "auto"
 
     def check(self, request: Request) -> None:
         """Raise Refusal if a request asks for what this model cannot do."""
@@ -255,7 +261,7 @@ class Served:
             message = f"The prompt has {len(ids):,} tokens; this server reads {self.max_prompt:,} at most."
             raise Refusal(message, code="context_length_exceeded")
 
-    def settings(self, request: Request) -> Sampling:
+    def settings(self, request: Request, opening: Opening) -> Sampling:
         """Return how the tokens of the answer are chosen; requests sample unless their temperature is 0."""
         seed = secrets.randbits(63) if request.seed is None else request.seed % 2**63
         return Sampling(
@@ -264,21 +270,22 @@ class Served:
             presence_penalty=request.presence_penalty or 0.0,
             frequency_penalty=request.frequency_penalty or 0.0,
             logit_bias=tuple((request.logit_bias or {}).items()),
-            begin_suppress_tokens=self.not_first(request),
+            begin_suppress_tokens=self.not_first(request, opening),
             max_new_tokens=request.tokens or min(USUAL_TOKENS, self.max_tokens),
             seed=seed,
         )
 
-    def not_first(self, request: Request) -> tuple[int, ...]:
+    def not_first(self, request: Request, opening: Opening) -> tuple[int, ...]:
         """Return the tokens that the answer may not begin with: none is empty, as in :class:`.chat.Chat`."""
-        breaks = line_breaks() if isinstance(request, ChatRequest) else ()
+        breaks = line_breaks() if isinstance(request, ChatRequest) and opening.bare else ()
         return tuple(token for token in breaks if token < self.vocab_size)
+
+    def stops(self, request: Request, opening: Opening) -> list[str]:
+        """Return before which strings the answer ends: in a chat where the turn ends, if the client does not say."""
+        usual = "user" if opening.of_g1 else "blank-line"
+        end = [ENDS[usual if self.end == "auto" else self.end]]
+        return request.stop or (end if isinstance(request, ChatRequest) else [])
 
 
 def given(value: float | None, default: float) -> float:
     return default if value is None else value
-
-
-def stop_strings(request: Request) -> list[str]:
-    """Return where the answer ends: in a chat at the blank line that ends a turn, if the client does not say."""
-    return request.stop or ([END_OF_TURN] if isinstance(request, ChatRequest) else [])

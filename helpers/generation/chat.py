@@ -5,9 +5,12 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from ..errors import InputError
 from ..tokenizer.vocab import read_vocab
-from .prompts import END_OF_TURN, chat_prompt
-from .sampling import Sampling, encode_whole, stream
+from .answers import StopCut
+from .prompts import END_OF_TURN, ENDS, agreed, chat_prompt, turn_of
+from .sampling import Sampling, encode_whole, read, stream
+from .thoughts import Part, Splitter, opening_of
 
 
 @cache
@@ -20,11 +23,34 @@ class Chat:
     """A conversation. ``messages`` is what was said, ``state`` what the model remembers of it.
 
     The state covers all tokens but those in ``unread``, which the next turn reads first.
+
+    Args:
+        thinking: for RWKV-7 G1 models: True lets the model think before each answer, False shows it an empty thought.
+        effort: how long to think, one of ``prompts.EFFORTS``; also says whether to.
+        end: where an answer ends, one of ``prompts.ENDS``; ``auto``: with thinking, on or off, before the user's next
+            turn, else at a blank line.
+
+    Raises:
+        InputError: thinking and effort contradict each other, or there is no such effort or end.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, settings: Sampling | None = None):
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        settings: Sampling | None = None,
+        thinking: bool | None = None,
+        effort: str | None = None,
+        end: str = "auto",
+    ):
+        if end not in ("auto", *ENDS):
+            raise InputError(f"There is no end {end}; choose one of auto, {', '.join(ENDS)}.")
         self.model, self.tokenizer = model, tokenizer
-        self.settings = replace(settings or Sampling(), begin_suppress_tokens=line_breaks())  # no empty answers
+        self.thinking, self.effort = agreed(thinking, effort=effort), effort
+        usual = "blank-line" if self.thinking is None else "user"
+        self.stop = ENDS[usual if end == "auto" else end]
+        breaks = line_breaks() if self.thinking is None else ()  # no empty answers
+        self.settings = replace(settings or Sampling(), begin_suppress_tokens=breaks)
         self.reset()
 
     def reset(self) -> None:
@@ -38,11 +64,19 @@ class Chat:
         return encode_whole(self.tokenizer, text, split_special_tokens=True)
 
     def reply(self, text: str, reading: Callable[[int], None] | None = None) -> Generator[str, None, None]:
-        """Answer ``text``: yield the answer so far, longer by a token each time, until a blank line or the last token.
+        """Answer ``text``: yield the answer so far, longer by a token each time, until its end or the last token.
+
+        What the model thinks is ``reasoning_content`` of the last message, and grows before the answer does.
 
         Leaving the loop early ends the turn, and the answer so far stands. After an error, nothing was said.
         ``reading``: see :func:`helpers.generation.sampling.stream`.
         """
+        if self.thinking is None and self.stop == END_OF_TURN:
+            return self._reply(text, reading)
+        return self._reply_and_read_again(text, reading)
+
+    def _reply(self, text: str, reading: Callable[[int], None] | None) -> Generator[str, None, None]:
+        """Answer, and go on from the state behind the answer."""
         message = {"role": "user", "content": text}
         unread, state = self.unread + self.encode(chat_prompt([message])), self.state
         settings = replace(self.settings, seed=self.settings.seed + len(self.messages))  # another one each turn
@@ -65,6 +99,44 @@ class Chat:
             raise
         self.state = state
         self.unread = self._end_of_turn(new_ids, written) if new_ids else unread + self.encode(END_OF_TURN)
+
+    def _reply_and_read_again(self, text: str, reading: Callable[[int], None] | None) -> Generator[str, None, None]:
+        """Answer, and go on from the state before the turn, which is then read as the chat template writes it.
+
+        A state forgets nothing: behind the answer, it would know the thought, how long it should be, and the beginning
+        of the user's next turn. A conversation has none of it; so the next turn reads user and answer once more.
+        """
+        state = read(self.model, self.unread, self.state, reading)
+        message, answer = {"role": "user", "content": text}, {"role": "assistant", "content": ""}
+        prompt = chat_prompt([message], self.thinking, self.effort)
+        settings = replace(self.settings, seed=self.settings.seed + len(self.messages))  # another one each turn
+        cut, splitter, said, written = StopCut([self.stop]), Splitter(opening_of(prompt)), Part(), ""
+        new_ids: list[int] = []
+
+        def add(part: Part) -> None:
+            nonlocal said
+            said += part
+            answer["content"] = said.text.strip()
+            if self.thinking:
+                answer["reasoning_content"] = said.thought
+
+        self.messages += [message, answer]
+        try:
+            for token, _ in stream(self.model, self.encode(prompt), settings, state, reading):
+                new_ids.append(token)
+                before, written = written, self.tokenizer.decode(new_ids).rstrip("\ufffd")
+                add(splitter.feed(cut.feed(written[len(before) :])))
+                yield answer["content"]
+                if cut.found:
+                    break
+        except GeneratorExit:
+            pass  # the caller has heard enough
+        except Exception:
+            del self.messages[-2:]  # as if nothing had been said
+            raise
+        add(splitter.feed(cut.rest()) + splitter.end())
+        self.state = state
+        self.unread = self.encode("".join(turn_of(each, self.thinking) + END_OF_TURN for each in self.messages[-2:]))
 
     def _end_of_turn(self, new_ids: list[int], written: str) -> list[int]:
         """Return the ids that the model has yet to read so that its turn ends in a blank line, as in training.

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from .answers import Piece, Token
+from .thoughts import Call, Opening, Part, Splitter
 
 DONE = b"data: [DONE]\n\n"
+BARE = Opening()
 
 
 def spelled(token: bytes) -> str:
@@ -24,6 +26,11 @@ def event(content: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(content).encode() + b"\n\n"
 
 
+def reason_of(piece: Piece, part: Part) -> str | None:
+    """Return why an answer ends with a piece."""
+    return "tool_calls" if piece.reason and part.call else piece.reason
+
+
 class Form:
     """What the answers to one request have in common.
 
@@ -32,43 +39,61 @@ class Form:
         prompt_tokens: length of the prompt.
         answers: their number.
         logprobs: whether log-probabilities were asked for.
+        opening: how the prompt begins the answers.
     """
 
     prefix: str  # of the id of the answer
     whole_name: str  # what the API calls a whole answer
     part_name: str  # and an event of a stream
 
-    def __init__(self, model: str, prompt_tokens: int, answers: int, logprobs: bool):
-        self.prompt_tokens, self.logprobs = prompt_tokens, logprobs
+    def __init__(self, model: str, prompt_tokens: int, answers: int, logprobs: bool, opening: Opening = BARE):
+        self.prompt_tokens, self.logprobs, self.opening = prompt_tokens, logprobs, opening
         self.head = {"id": f"{self.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
-        self.lengths = [0] * answers
+        self.lengths, self.thoughts = [0] * answers, [0] * answers  # tokens, those of the thought among them
+        self.splitters = [Splitter(opening) for _ in range(answers)]
 
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> dict[str, Any]:
         """Return the numbers of tokens so far."""
         new = sum(self.lengths)
-        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": new, "total_tokens": self.prompt_tokens + new}
+        usage = {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": new,
+            "total_tokens": self.prompt_tokens + new,
+        }
+        details = {"completion_tokens_details": {"reasoning_tokens": sum(self.thoughts)}}
+        return usage | (details if self.opening.thinking else {})
 
     def whole(self, pieces: Iterable[Piece]) -> dict[str, Any]:
         """Return the body of a response, given all pieces."""
-        parts: list[list[Piece]] = [[] for _ in self.lengths]
+        own: list[list[Piece]] = [[] for _ in self.lengths]
+        parts = [Part() for _ in self.lengths]
         for piece in pieces:
-            self.lengths[piece.answer] = piece.length
-            parts[piece.answer].append(piece)
+            own[piece.answer].append(piece)
+            parts[piece.answer] += self._part(piece)
         choices = []
-        for number, own in enumerate(parts):
-            text = "".join(piece.text for piece in own)
-            tokens = [token for piece in own for token in piece.tokens]
+        for number, part in enumerate(parts):
+            tokens = [token for piece in own[number] for token in piece.tokens]
             logprobs = self.told(tokens) if self.logprobs else None
-            choices.append({"index": number, **self.said(text), "logprobs": logprobs, "finish_reason": own[-1].reason})
+            reason = reason_of(own[number][-1], part)
+            choices.append({"index": number, **self.said(part), "logprobs": logprobs, "finish_reason": reason})
         return {**self.head, "object": self.whole_name, "choices": choices, "usage": self.usage()}
 
     def part(self, piece: Piece, with_usage: bool) -> dict[str, Any] | None:
         """Return the event that tells a piece, or None for one that tells nothing."""
-        self.lengths[piece.answer] = piece.length
-        if not (piece.text or piece.tokens or piece.reason):
+        part = self._part(piece)
+        if not (part or piece.tokens or piece.reason):
             return None
         logprobs = self.told(piece.tokens) if self.logprobs and piece.tokens else None
-        return self._event(piece.answer, self.added(piece.text), logprobs, piece.reason, with_usage)
+        return self._event(piece.answer, self.added(part), logprobs, reason_of(piece, part), with_usage)
+
+    def _part(self, piece: Piece) -> Part:
+        """Take one more piece, and return what it adds to thought, text and call."""
+        splitter = self.splitters[piece.answer]
+        if splitter.thinking:
+            self.thoughts[piece.answer] = piece.length
+        self.lengths[piece.answer] = piece.length
+        part = splitter.feed(piece.text)
+        return part + splitter.end() if piece.reason else part
 
     def openings(self, with_usage: bool) -> list[dict[str, Any]]:
         """Return the events before the first piece."""
@@ -85,12 +110,12 @@ class Form:
         usage = {"usage": None} if with_usage else {}
         return {**self.head, "object": self.part_name, "choices": [choice], **usage}
 
-    def said(self, text: str) -> dict[str, Any]:
-        """Return how a whole answer holds its text."""
+    def said(self, part: Part) -> dict[str, Any]:
+        """Return how a whole answer holds what was said."""
         raise NotImplementedError
 
-    def added(self, text: str) -> dict[str, Any]:
-        """Return how an event holds a piece of text."""
+    def added(self, part: Part) -> dict[str, Any]:
+        """Return how an event holds what is new."""
         raise NotImplementedError
 
     def told(self, tokens: list[Token]) -> dict[str, Any]:
@@ -107,11 +132,24 @@ class ChatForm(Form):
         delta = {"delta": {"role": "assistant", "content": ""}}
         return [self._event(number, delta, None, None, with_usage) for number in range(len(self.lengths))]
 
-    def said(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+    def said(self, part: Part) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": part.text, "refusal": None}
+        if self.opening.thinking:
+            message["reasoning_content"] = part.thought  # its name at DeepSeek and vLLM; OpenAI has none
+        if part.call:
+            message |= {"content": None, "tool_calls": [self._call(part.call)]}
+        return {"message": message}
 
-    def added(self, text: str) -> dict[str, Any]:
-        return {"delta": {"content": text} if text else {}}
+    def added(self, part: Part) -> dict[str, Any]:
+        new = {
+            "reasoning_content": part.thought,
+            "content": part.text,
+            "tool_calls": [{"index": 0, **self._call(part.call)}] if part.call else None,
+        }
+        return {"delta": {name: value for name, value in new.items() if value}}
+
+    def _call(self, call: Call) -> dict[str, Any]:
+        return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": call._asdict()}
 
     def told(self, tokens: list[Token]) -> dict[str, Any]:
         rows = [
@@ -132,8 +170,8 @@ class CompletionForm(Form):
 
     prefix, whole_name, part_name = "cmpl", "text_completion", "text_completion"
 
-    def said(self, text: str) -> dict[str, Any]:
-        return {"text": text}
+    def said(self, part: Part) -> dict[str, Any]:
+        return {"text": part.text}
 
     added = said
 

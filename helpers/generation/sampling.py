@@ -257,6 +257,19 @@ def stream(
         yield token, step.state
 
 
+@torch.no_grad()
+def read(
+    model: Any, ids: list[int], state: tuple | None = None, reading: Callable[[int], None] | None = None
+) -> tuple | None:
+    """Return the state after more tokens, which :func:`stream` goes on from. ``reading``: as there."""
+    for start in range(0, len(ids), PIECE):
+        if reading is not None:
+            reading(len(ids) - start)
+        piece = torch.tensor([ids[start : start + PIECE]], device=model.device)
+        state = model(piece, state=state, use_cache=True, logits_to_keep=1).state
+    return state
+
+
 def end_tokens(model: Any) -> list[int]:
     """Return the ids at which the model's text ends."""
     end = model.generation_config.eos_token_id

@@ -25,6 +25,7 @@ from ..errors import InputError
 from . import answers
 from .api import Served
 from .jobs import Line
+from .prompts import ENDS
 from .web import Doors, application
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")  # auto: as in the directory
@@ -104,17 +105,22 @@ def serving(
     allow_hosts: Sequence[str] = (),
     allow_origins: Sequence[str] = (),
     compiled: bool = False,
+    end: str = "auto",
 ) -> Iterator[str]:
     """Serve ``folder`` in the background and yield the address, such as ``http://127.0.0.1:8000/v1``.
 
     The name of the model is that of the folder, as given. Chats and completions are answered as OpenAI's API
-    describes: in a stream or whole, with ``n``, ``stop``, ``seed``, log-probabilities, penalties and biases. What is
-    not done here, such as tools, or a format of the response, is refused in one sentence. See :mod:`.api`.
+    describes: in a stream or whole, with ``n``, ``stop``, ``seed``, log-probabilities, penalties and biases, and for
+    RWKV-7 G1 models with thinking and tools. What is not done here, such as a format of the response, is refused in one
+    sentence. See :mod:`.api`.
 
     - Requests sample, with their temperature and top_p, unless ``temperature`` is 0. The same seed gives the same
       answers, and answer number i is that of ``seed + i``.
     - An answer in a chat does not begin with a line break, and ends at a blank line, if the client gives no ``stop``. A
       stop string is not part of the answer.
+    - With ``enable_thinking``, or ``thinking``, or ``reasoning_effort``, or tools, it ends before ``\\n\\nUser:``
+      instead. What was thought is ``reasoning_content``, and a call of a function ``tool_calls``; log-probabilities
+      are those of all tokens.
     - The name of a special token in a message is ordinary text.
 
     Args:
@@ -131,6 +137,8 @@ def serving(
         allow_hosts: names by which the server may be asked for, beside ``host`` and those of this computer.
         allow_origins: of web pages that may use the server from a browser.
         compiled: record single answers with ``compile_decoding``, on an NVIDIA GPU.
+        end: where answers in a chat end if the client gives no ``stop``: ``auto`` as said above, or always at a
+            ``blank-line``, or before the next turn of the ``user``.
 
     Raises:
         InputError: no complete model, no such device, the port is in use, or an argument is wrong.
@@ -138,6 +146,8 @@ def serving(
     folder = Path(folder)
     if dtype not in DTYPES:
         raise InputError(f"There is no dtype {dtype}; choose one of {', '.join(DTYPES)}.")
+    if end not in ("auto", *ENDS):
+        raise InputError(f"There is no end {end}; choose one of auto, {', '.join(ENDS)}.")
     for name, number, least in (("max_tokens", max_tokens, 1), ("max_prompt", max_prompt, 1), ("queue", queue, 0)):
         if number < least:
             raise InputError(f"{name} is {number}; give a number from {least} on.")
@@ -149,7 +159,7 @@ def serving(
         if compiled:
             model.compile_decoding(prompt_pieces=PROMPT_PIECES)
         tokenizer = load_tokenizer(folder, model)
-        served = Served(str(folder), model.get_input_embeddings().num_embeddings, max_tokens, max_prompt)
+        served = Served(str(folder), model.get_input_embeddings().num_embeddings, max_tokens, max_prompt, end)
         line = Line(partial(answers.write, model, answers.Spelling(tokenizer)), queue)
         server = start(application(served, tokenizer, line, let_in), bound, quiet)
         try:

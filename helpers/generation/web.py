@@ -32,6 +32,7 @@ from .forms import DONE, ChatForm, CompletionForm, Form, event
 from .jobs import Job, Line
 from .refusals import Refusal, failure, shorten
 from .sampling import encode_whole
+from .thoughts import Opening, opening_of
 
 CHAT, TEXT, MODELS, HEALTH = "/v1/chat/completions", "/v1/completions", "/v1/models", "/health"
 KINDS: dict[str, tuple[type[api.Request], type[Form]]] = {
@@ -129,8 +130,8 @@ class Answering:
         job = self.line.enter()
         try:
             body = await read_body(request, self.most_bytes)
-            asked, task = await asyncio.to_thread(self.understand, kind, body)
-            form = form_class(self.served.name, len(task.ids), task.answers, task.likely is not None)
+            asked, task, opening = await asyncio.to_thread(self.understand, kind, body)
+            form = form_class(self.served.name, len(task.ids), task.answers, task.likely is not None, opening)
             async with watched(job, receive):
                 self.line.submit(job, task)
                 response = await (stream if asked.stream else whole)(job, form, asked.include_usage)
@@ -140,8 +141,8 @@ class Answering:
         finally:
             self.line.leave(job)
 
-    def understand(self, kind: type[api.Request], body: bytes) -> tuple[api.Request, Task]:
-        """Return a request as it was sent, and what it asks of the model.
+    def understand(self, kind: type[api.Request], body: bytes) -> tuple[api.Request, Task, Opening]:
+        """Return a request as it was sent, what it asks of the model, and how its prompt begins the answer.
 
         Raises:
             Refusal: something is wrong with it.
@@ -149,20 +150,35 @@ class Answering:
         asked = api.read_request(kind, body)
         self.served.check(asked)
         with self.one_at_a_time:
-            ids = self.prompt(asked)
+            ids, opening = self.prompt(asked)
         self.served.check_prompt(ids)
-        return asked, Task(ids, self.served.settings(asked), asked.n or 1, api.stop_strings(asked), asked.likely)
+        settings, stops = self.served.settings(asked, opening), self.served.stops(asked, opening)
+        return asked, Task(ids, settings, asked.n or 1, stops, asked.likely), opening
 
-    def prompt(self, asked: api.Request) -> list[int]:
+    def prompt(self, asked: api.Request) -> tuple[list[int], Opening]:
         """Return what the model reads; the names of special tokens in messages are ordinary text."""
         if isinstance(asked, api.CompletionRequest):
-            return self.tokenizer(asked.prompt[0])["input_ids"]
+            return self.tokenizer(asked.prompt[0])["input_ids"], Opening()
         assert isinstance(asked, api.ChatRequest)
+        options = asked.options
         try:
-            text = self.tokenizer.apply_chat_template(asked.turns, tokenize=False, add_generation_prompt=True)
+            text = str(
+                self.tokenizer.apply_chat_template(asked.turns, tokenize=False, add_generation_prompt=True, **options)
+            )
         except Exception as error:  # a template can refuse, for example two turns of the same side
             raise Refusal(f"The chat template of the model refuses this: {shorten(error, 200)}.", "messages") from None
-        return encode_whole(self.tokenizer, str(text), split_special_tokens=True, add_special_tokens=False)
+        opening = opening_of(text, asked.names)
+        if options.get("enable_thinking", opening.thinking) != opening.thinking:
+            raise unheeded("thinking", "enable_thinking")
+        if not all(name in text for name in (*asked.names, *asked.called)):
+            raise unheeded("tools", "tools")
+        ids = encode_whole(self.tokenizer, text, split_special_tokens=True, add_special_tokens=False)
+        return ids, opening
+
+
+def unheeded(what: str, field: str) -> Refusal:
+    message = f"The chat template of the model knows no {what}; refresh the directory, or leave {field} out."
+    return Refusal(message, field)
 
 
 def refuse_other_types(request: Request) -> None:

@@ -3,6 +3,7 @@
 No code of the directory is run: the fast tokenizer has none, and the Python one is read with this project's class.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,10 @@ from ..tokenizer.vocab import read_vocab, token_to_chars
 from .certificate import TokenizersResult
 
 FUZZ = 2000  # random texts
+EARLIER_TEMPLATES = (  # SHA-256
+    "8ae80d8390e76f8169e9684db180569143c9b4d8650fa6881cacb3fae5375b79",
+    "b2ea36b9e58eee2806fc4e42a4b54890e7d4195f3c6cd8086423c08576ba5080",
+)
 SPREAD = 64  # tokens that are decoded together, so that a character may be spread over several
 
 
@@ -136,9 +141,17 @@ def wrong_names(tokenizer: Any) -> Iterator[str]:
         [
             (f"has {len(tokenizer):,} tokens, not {len(vocab) + 1:,}", len(tokenizer) == len(vocab) + 1),
             (f"has added tokens beside {END_OF_TEXT}", added == {END_OF_TEXT: 0}),
-            ("has another chat template", tokenizer.chat_template == CHAT_TEMPLATE),
+            (f"has {template_of(tokenizer)}", tokenizer.chat_template == CHAT_TEMPLATE),
         ]
     )
+
+
+def template_of(tokenizer: Any) -> str:
+    """Return what chat template there is instead of today's."""
+    template = tokenizer.chat_template
+    if isinstance(template, str) and hashlib.sha256(template.encode(errors="replace")).hexdigest() in EARLIER_TEMPLATES:
+        return "the chat template of an earlier version, without thinking and tools"
+    return "another chat template"
 
 
 def wrong_batch(tokenizer: Any) -> Iterator[str]:

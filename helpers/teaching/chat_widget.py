@@ -67,9 +67,14 @@ class ChatWidget(widgets.VBox):
         style = "white-space:pre-wrap;line-height:1.5;max-width:50em;margin:4px 0"
         self.view.value = "".join(
             f'<p style="{style}"><b style="color:{colors[message["role"]]}">'
-            f"{message['role'].capitalize()}</b>  {html.escape(message['content'])}</p>"
+            f"{message['role'].capitalize()}</b>  {self._thought(message)}{html.escape(message['content'])}</p>"
             for message in self.chat.messages
         )
+
+    def _thought(self, message: dict[str, str]) -> str:
+        """Return what the assistant thought as HTML, if it was let."""
+        thought = message.get("reasoning_content")
+        return f'<i style="opacity:.7">{html.escape(thought)}</i>\n' if thought else ""
 
     def _show_end(self) -> None:
         self.button.description, self.button.button_style = "Send", "primary"

@@ -36,6 +36,7 @@ from ..hub_code.tokenization_rwkv_world import (
     build_trie,
 )
 from ..paths import HUB_CODE, shown
+from .chat_template import CHAT_TEMPLATE
 from .kept import kept_or
 from .vocab import read_vocab, token_to_chars, vocab_to_json
 
@@ -52,46 +53,6 @@ MULTIBYTE = [char for chars in FIRST_BYTES[1:] for char in chars]
 
 # Files of transformers that would override what save_tokenizers writes, left by save_pretrained or an older converter.
 OVERRIDING = ("chat_template.jinja", "added_tokens.json", "special_tokens_map.json")
-
-# BlinkDL's chat format (ChatRWKV/API_DEMO_CHAT.py): a blank line ends a turn, so a turn must not contain one. It uses
-# only what transformers.js knows, too. A text that continue_final_message marks is kept as it is: the model goes on
-# where it ends, so neither its last space nor a blank line may go. With a generation prompt nothing can be so marked.
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-  {%- set role = 'system' if message['role'] == 'developer' else message['role'] -%}
-  {%- if role not in ('system', 'user', 'assistant') -%}
-    {{- raise_exception("The World chat format has the roles system, user and assistant, not " + role) -}}
-  {%- endif -%}
-  {%- set turn = namespace(text='', said='') -%}
-  {%- if message['content'] is string -%}
-    {%- set turn.text = message['content'] -%}
-  {%- elif message['content'] is defined and message['content'] is iterable -%}
-    {%- for part in message['content'] -%}
-      {%- if part['text'] is not string -%}
-        {{- raise_exception("The World chat format has text only; each part of a content needs a text") -}}
-      {%- endif -%}
-      {%- set turn.text = turn.text + part['text'] -%}
-    {%- endfor -%}
-  {%- else -%}
-    {{- raise_exception("The World chat format has text only; a message needs a content") -}}
-  {%- endif -%}
-  {%- if loop.last and not add_generation_prompt and turn.text.endswith('CONTINUE_FINAL_MESSAGE_TAG ') -%}
-    {%- set turn.said = turn.text.lstrip() -%}
-  {%- else -%}
-    {%- for line in turn.text.strip().replace('\\r\\n', '\\n').split('\\n') if line -%}
-      {%- set turn.said = turn.said + ('' if loop.first else '\\n') + line -%}
-    {%- endfor -%}
-  {%- endif -%}
-  {%- set space = '' if turn.said.startswith('CONTINUE_FINAL_MESSAGE_TAG') else ' ' -%}
-  {{- role.capitalize() + ':' -}}
-  {%- if role == 'assistant' -%}
-    {%- generation -%}{{- space + turn.said + '\\n\\n' -}}{%- endgeneration -%}
-  {%- else -%}
-    {{- space + turn.said + '\\n\\n' -}}
-  {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- 'Assistant:' -}}{%- endif -%}
-"""
 
 
 def trie_regex(words: Iterable[str], max_alternatives: int = 8) -> str:

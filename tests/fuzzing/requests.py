@@ -219,6 +219,9 @@ RIGHT = {
     "frequency_penalty": [0, 0.5, 2], "logit_bias": [{}, {"5": 1}, {"100": -100.0}], "stream": [False, True, None],
     "n": [1, None], "user": ["me"],
 }  # fmt: skip
+OF_G1 = [{"enable_thinking": True}, {"thinking": False}, {"reasoning_effort": "low"}, {"reasoning_effort": "none"},
+         {"chat_template_kwargs": {"enable_thinking": True}}, {"tools": [], "tool_choice": "none"}, {}, {}, {},
+         {"tools": [{"type": "function", "function": {"name": "f"}}]}]  # fmt: skip
 WRONG = {
     "max_tokens": [0, -1, 1.5, "5", True, [], 10**9, MOST_TOKENS + 1], "temperature": [-1, 2.1, "1", [], True, 1e300],
     "top_p": [-0.1, 1.1, "1", {}], "seed": [2**64, 1.5, "1", []],
@@ -226,9 +229,10 @@ WRONG = {
     "frequency_penalty": [2.1, "0", []], "n": [0, -1, "1", 10**6],
     "logit_bias": [[1], 5, {"x": 1}, {"-1": 1}, {"5": 101}, {"5": "1"}, {"99999999": 1}, {"5": None}],
     "stream": [1, "true", []], "model": ["another", 5, "../x", "/etc", ""],
-    "messages": [[], "hello", [{}], [5], None, {}], "tools": [[{"type": "function", "function": {"name": "f"}}]],
+    "messages": [[], "hello", [{}], [5], None, {}], "tools": [[{"type": "function", "function": {"name": ""}}], {}],
     "response_format": [{"type": "json_object"}], "chat_template": ["{{ 'x' * 300000000 }}"],
     "chat_template_kwargs": [{"chat_template": "{{ 'x' * 300000000 }}"}], "generation_config": ["{}", {}],
+    "enable_thinking": [1, "true", []], "thinking": [{"type": "enabled"}, 0], "reasoning_effort": ["xhigh", 3, True],
     "nonsense": [1], "logprobs": ["x", 10**9, -1], "tokenizer": ["x"], "trust_remote_code": [True],
 }  # fmt: skip
 
@@ -241,7 +245,7 @@ def good(rng: random.Random, path: str | None = None) -> Sent:
     if path == CHAT:
         roles = ["system", "user", "assistant", "user"]
         turns = [{"role": role, "content": rng.choice(words)} for role in roles[rng.randrange(4) :]]
-        body["messages"] = turns
+        body |= {"messages": turns} | rng.choice(OF_G1)
     else:
         body["prompt"] = rng.choice([word for word in words if word])
     for name in rng.sample(list(RIGHT), rng.randrange(4)):
