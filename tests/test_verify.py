@@ -15,7 +15,8 @@ from helpers.errors import InputError
 from helpers.lambada import SAMPLE
 from helpers.proof import parity, verify
 from helpers.proof.card import BEGIN, with_certificate
-from helpers.proof.certificate import TokenizersResult, read_certificate
+from helpers.proof.certificate import read_certificate
+from helpers.proof.results import TokenizersResult
 
 QUICK = {"lengths": (1, 65), "seeds": (0,), "progress": False}
 
@@ -51,12 +52,14 @@ def test_a_conversion_passes(version, tmp_path):
     assert classes == ({"RwkvForCausalLM", "Rwkv4ForCausalLM"} if version == "4" else {f"Rwkv{version[0]}ForCausalLM"})
     assert {run.mode for run in certificate.runs} == {"prefill", "decode", "long", "batch"}
     assert {check.class_name for check in certificate.checks} == classes
-    assert len(certificate.checks) == (7 if version == "4" else 5)
+    assert len(certificate.checks) == (6 if version == "4" else 4)
+    assert [result.dtype for result in certificate.lower_precision] == ["bf16", "fp16"]
+    assert all(result.package_to_fp32 and result.limit for result in certificate.lower_precision)
     assert set(certificate.files) == {file.name for file in folder.iterdir()} - {"parity.json"}
     assert all(run.max_abs_logit_diff <= 1e-4 for run in certificate.runs)
     card = (folder / "README.md").read_text()
     assert "Parity certificate: passed" in card
-    assert "| every position of these runs | the same everywhere |" in card
+    assert "| next token | every position of these runs | the same everywhere | none" in card
 
 
 @pytest.mark.usefixtures("few_texts")
