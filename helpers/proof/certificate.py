@@ -176,7 +176,7 @@ def read_rows(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def read_precision(content: dict[str, Any]) -> PrecisionResult:
-    names = ("to_fp32", "in_steps", "limit", "package_to_fp32", "package_in_steps")
+    names = ("to_fp32", "in_steps", "limit", "steps_limit", "package_to_fp32", "package_in_steps")
     return PrecisionResult(**(content | {name: content[name] and Deviation(**content[name]) for name in names}))
 
 

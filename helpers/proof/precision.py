@@ -26,6 +26,7 @@ TOKENS, STEPS = 200, 48  # that are read at once, and the first of them, one by 
 # Of the package's own deviation. Ours is rounded in other places, and chance is large where the output of a head is
 # nearly 0, which ln_x makes as large as any other: so the largest deviation has more room than the usual one.
 LARGEST_FACTOR, USUAL_FACTOR = 4.0, 1.5
+TWICE_OFF = 2**0.5  # of that, between two readings, each of which is off by itself
 WITHOUT_PACKAGE = 0.1  # of the largest logit, where the package runs neither dtype
 
 
@@ -53,11 +54,10 @@ def read_by_package(reference: Path, dtype: str, question: Question, process: An
 
 
 def deviation(ours: Tensor, theirs: Tensor) -> Deviation:
-    """Return how far logits (T, V) are apart, over the tokens that both have; infinitely, if they have other shapes."""
-    tokens = min(len(ours), len(theirs))
-    if ours.shape[1:] != theirs.shape[1:] or not tokens:
+    """Return how far logits (T, V) are apart: infinitely, if they have other shapes."""
+    if ours.shape != theirs.shape or not ours.numel():
         return Deviation(math.inf, math.inf)
-    off = (ours[:tokens] - theirs[:tokens]).abs().amax(-1)
+    off = (ours - theirs).abs().amax(-1)
     return Deviation(off.max().item(), off.median().item())
 
 
@@ -83,20 +83,21 @@ def precision_result(
         exact: logits (T, V) of the package in fp32.
     """
     limit, limit_is = limit_of(dtype, packages, exact, tolerance)
-    package = packages[dtype]
+    package, steps = packages[dtype], min(STEPS, len(exact))
     return PrecisionResult(
         class_name=name,
         dtype=dtype,
         input=question.text,
         tokens=len(exact),
-        steps=min(STEPS, len(exact)),
+        steps=steps,
         max_abs_logit=exact.abs().max().item(),
         to_fp32=deviation(ours.once, exact),
-        in_steps=deviation(ours.once, ours.steps),
+        in_steps=deviation(ours.once[:steps], ours.steps),
         limit=limit,
+        steps_limit=limit and Deviation(TWICE_OFF * limit.largest, TWICE_OFF * limit.usual),
         limit_is=limit_is,
         package_to_fp32=package and deviation(package.once, exact),
-        package_in_steps=package and deviation(package.once, package.steps),
+        package_in_steps=package and deviation(package.once[:steps], package.steps),
         same_next_token=same_next_token(ours.once, exact),
         package_same_next_token=package and same_next_token(package.once, exact),
     )
@@ -115,22 +116,23 @@ def limit_of(
         return None, "none: the package's own logits are not finite in this dtype"
     own = [(off, rounding(dtype) / rounding(name)) for name, off in found.items() if math.isfinite(off.largest)]
     if not own:
-        most = max(WITHOUT_PACKAGE, tolerance)
-        return Deviation(
-            most * size, most * size
-        ), f"{most:g} of the largest logit, {size:.3g}, since the package runs no dtype"
-    least = max(2 * rounding(dtype), tolerance) * size  # the last rounding of a logit, on both sides
+        share = max(WITHOUT_PACKAGE, tolerance)
+        limit = Deviation(share * size, share * size)
+        return limit, f"{share:g} of the largest logit, {size:.3g}, since the package runs neither dtype here"
+    least = max(2 * rounding(dtype), tolerance) * size
+    least_is = "two roundings" if tolerance <= 2 * rounding(dtype) else f"{tolerance:g}"
     largest, usual = max(off.largest * scale for off, scale in own), max(off.usual * scale for off, scale in own)
     return (
         Deviation(max(LARGEST_FACTOR * largest, least), max(USUAL_FACTOR * usual, least)),
-        f"{LARGEST_FACTOR:g} times the package's own largest deviation from fp32, {largest:.2g}, and {USUAL_FACTOR:g} "
-        f"times its usual one, {usual:.2g}, taken from the dtype where it has more in roundings; at least {least:.2g}",
+        f"for the largest difference {LARGEST_FACTOR:g} times the package's own from fp32, {largest:.2g}, and for the "
+        f"median {USUAL_FACTOR:g} times the package's, {usual:.2g}, each from the dtype that has more in roundings; "
+        f"at least {least:.2g}, {least_is} of the largest logit; between two readings {TWICE_OFF:.3g} times as much",
     )
 
 
 def own_deviation(reading: Reading, exact: Tensor) -> Deviation:
     """Return how far the package is off by itself, read at once or one by one."""
-    at_once, one_by_one = deviation(reading.once, exact), deviation(reading.steps, exact)
+    at_once, one_by_one = deviation(reading.once, exact), deviation(reading.steps, exact[: len(reading.steps)])
     return Deviation(max(at_once.largest, one_by_one.largest, key=largest_first), at_once.usual)
 
 

@@ -144,8 +144,10 @@ class Deviation:
     largest: float
     usual: float
 
-    def within(self, limit: "Deviation") -> bool:
-        return self.largest <= limit.largest and self.usual <= limit.usual  # NaN is not
+
+def within(found: Deviation, limit: Deviation | None) -> bool:
+    """Say whether a deviation is in its limit; NaN is not, where there is one."""
+    return limit is None or (found.largest <= limit.largest and found.usual <= limit.usual)
 
 
 @dataclass(frozen=True)
@@ -159,8 +161,8 @@ class PrecisionResult:
         to_fp32: read at once, against the original in fp32.
         in_steps: read at once against read one by one, both in this dtype.
         package_to_fp32, package_in_steps: the same of the package; None if it does not run this dtype on a CPU.
-        limit: of ``to_fp32`` and of ``in_steps``; None where the package's own logits are not finite.
-        limit_is: how it comes about.
+        limit, steps_limit: of the two; None where the package's own logits are not finite.
+        limit_is: how they come about.
         same_next_token, package_same_next_token: shares of positions with the most probable next token of fp32.
     """
 
@@ -173,6 +175,7 @@ class PrecisionResult:
     to_fp32: Deviation
     in_steps: Deviation
     limit: Deviation | None
+    steps_limit: Deviation | None
     limit_is: str
     package_to_fp32: Deviation | None
     package_in_steps: Deviation | None
@@ -181,7 +184,7 @@ class PrecisionResult:
 
     @property
     def within_tolerance(self) -> bool:
-        return self.limit is None or (self.to_fp32.within(self.limit) and self.in_steps.within(self.limit))
+        return within(self.to_fp32, self.limit) and within(self.in_steps, self.steps_limit)
 
 
 @dataclass(frozen=True)
@@ -216,12 +219,11 @@ def largest_first(difference: float) -> float:
 
 def failures_in(result: PrecisionResult) -> Iterator[str]:
     """Yield a sentence on each figure that is over its limit in a lower precision."""
-    limit = result.limit
-    for what, found in (
-        ("from the original in fp32", result.to_fp32),
-        ("between reading at once and one by one", result.in_steps),
+    for what, found, limit in (
+        ("from the original in fp32", result.to_fp32, result.limit),
+        ("between reading at once and token by token", result.in_steps, result.steps_limit),
     ):
-        if limit is None or found.within(limit):
+        if limit is None or within(found, limit):
             continue
         kind = "largest" if not found.largest <= limit.largest else "usual"
         off, most = getattr(found, kind), getattr(limit, kind)

@@ -133,11 +133,11 @@ def precision_table(certificate: Certificate) -> list[tuple[str, ...]]:
 
 
 def columns(result: PrecisionResult) -> list[tuple[str, str]]:
-    limit, same = shown(result.limit, "none"), result.package_same_next_token
+    same = result.package_same_next_token
     missing = "the package does not run this dtype on a CPU"
     return [
-        (shown(result.to_fp32), limit),
-        (shown(result.in_steps), limit),
+        (shown(result.to_fp32), shown(result.limit, "none")),
+        (shown(result.in_steps), shown(result.steps_limit, "none")),
         (shown(result.package_to_fp32, missing), "none"),
         (shown(result.package_in_steps, missing), "none"),
         (f"{result.same_next_token:.1%}", "none"),
