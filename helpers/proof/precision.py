@@ -26,7 +26,6 @@ TOKENS, STEPS = 200, 48  # that are read at once, and the first of them, one by 
 # Of the package's own deviation. Ours is rounded in other places, and chance is large where the output of a head is
 # nearly 0, which ln_x makes as large as any other: so the largest deviation has more room than the usual one.
 LARGEST_FACTOR, USUAL_FACTOR = 4.0, 1.5
-TWICE_OFF = 2**0.5  # of that, between two readings, each of which is off by itself
 WITHOUT_PACKAGE = 0.1  # of the largest logit, where the package runs neither dtype
 
 
@@ -94,7 +93,7 @@ def precision_result(
         to_fp32=deviation(ours.once, exact),
         in_steps=deviation(ours.once[:steps], ours.steps),
         limit=limit,
-        steps_limit=limit and Deviation(TWICE_OFF * limit.largest, TWICE_OFF * limit.usual),
+        steps_limit=limit and Deviation(2 * limit.largest, 2 * limit.usual),
         limit_is=limit_is,
         package_to_fp32=package and deviation(package.once, exact),
         package_in_steps=package and deviation(package.once[:steps], package.steps),
@@ -119,14 +118,14 @@ def limit_of(
         share = max(WITHOUT_PACKAGE, tolerance)
         limit = Deviation(share * size, share * size)
         return limit, f"{share:g} of the largest logit, {size:.3g}, since the package runs neither dtype here"
-    least = max(2 * rounding(dtype), tolerance) * size
-    least_is = "two roundings" if tolerance <= 2 * rounding(dtype) else f"{tolerance:g}"
+    least = max(rounding(dtype), tolerance) * size
+    least_is = "the rounding" if tolerance <= rounding(dtype) else f"{tolerance:g}"
     largest, usual = max(off.largest * scale for off, scale in own), max(off.usual * scale for off, scale in own)
     return (
         Deviation(max(LARGEST_FACTOR * largest, least), max(USUAL_FACTOR * usual, least)),
         f"for the largest difference {LARGEST_FACTOR:g} times the package's own from fp32, {largest:.2g}, and for the "
         f"median {USUAL_FACTOR:g} times the package's, {usual:.2g}, each from the dtype that has more in roundings; "
-        f"at least {least:.2g}, {least_is} of the largest logit; between two readings {TWICE_OFF:.3g} times as much",
+        f"at least {least:.2g}, {least_is} of the largest logit; between two readings, which may both be off, twice as much",
     )
 
 
