@@ -125,7 +125,7 @@ def limit_of(
         Deviation(max(LARGEST_FACTOR * largest, least), max(USUAL_FACTOR * usual, least)),
         f"for the largest difference {LARGEST_FACTOR:g} times the package's own from fp32, {largest:.2g}, and for the "
         f"median {USUAL_FACTOR:g} times the package's, {usual:.2g}, each from the dtype that has more in roundings; "
-        f"at least {least:.2g}, {least_is} of the largest logit; between two readings, which may both be off, twice as much",
+        f"at least {least:.2g}, {least_is} of the largest logit; twice as much between two readings, both of them off",
     )
 
 
