@@ -62,7 +62,7 @@ def logit_rows(runs: list[RunResult]) -> Iterator[Row]:
         run = max(found, key=lambda run: largest_first(run.share_of_limit))
         yield (
             f"logits, {text}",
-            f"{len(found)} runs, {tokens:,} tokens",
+            f"{len(found)} {'run' if len(found) == 1 else 'runs'}, {tokens:,} tokens",
             f"{nearest(run)}, off by {run.max_abs_logit_diff:.1e}; mean of all {mean:.1e}",
             f"{run.logit_limit:.1e}: {run.limit_is}",
         )
