@@ -14,13 +14,14 @@ from helpers import __main__ as cli
 from helpers.checkpoints import synthetic
 from helpers.checkpoints.files import sha256
 from helpers.conversion import directory, hub
-from helpers.proof.card import with_certificate
-from helpers.proof.certificate import (
-    Certificate,
+from helpers.proof.certificate import Certificate
+from helpers.proof.results import (
     CheckResult,
+    Deviation,
     FilesResult,
     LambadaResult,
     OriginalFile,
+    PrecisionResult,
     RunResult,
     Score,
     Setting,
@@ -185,6 +186,29 @@ def test_push(model, tmp_path):
     assert run(PUSH, address, tmp_path / "cache", json.dumps([[folder, "me/new"]]))[-1] == "exit 2"  # no network
 
 
+def precision(off, **fields):
+    """Return what is left in fp16, where logits may be off by 0.4."""
+    half = Deviation(0.2, 0.1)
+    result = PrecisionResult(
+        "Rwkv5ForCausalLM",
+        "fp16",
+        "ids",
+        200,
+        48,
+        8.0,
+        half,
+        half,
+        Deviation(0.4, 0.2),
+        Deviation(0.5, 0.3),
+        "why",
+        half,
+        half,
+        1.0,
+        1.0,
+    )
+    return replace(result, to_fp32=Deviation(off, 0.1), **fields)
+
+
 def certificate(files):
     return Certificate(
         original=OriginalFile("a.pth", "0" * 64, "5.0"),
@@ -194,12 +218,15 @@ def certificate(files):
         weights=WeightsResult(tensors=3, identical=3, different=[], cast_to=[]),
         contents=FilesResult(compared=9, different=[], remarks=[], not_covered=[]),
         tokenizers=TokenizersResult(2, 0, 0, 9, 0, 0, []),
-        runs=[RunResult("Rwkv5ForCausalLM", "prefill", "English", 9, 1e-6, 1e-7, 8.0, 1.0, 1e-7, True, None)],
-        checks=[CheckResult("Rwkv5ForCausalLM", "the loss", 1e-6, 1e-3)],
+        runs=[
+            RunResult("Rwkv5ForCausalLM", "prefill", "English", 9, 1e-6, 8e-4, 1e-7, 8.0, 1.0, 1e-7, 1e-4, "x", None)
+        ],
+        checks=[CheckResult("Rwkv5ForCausalLM", "the loss", 1e-6, 1e-3, "2 times 1e-4 of the largest logit, 5")],
+        lower_precision=[precision(0.3), precision(99.0, limit=None, steps_limit=None, package_to_fp32=None)],
     )
 
 
-@pytest.mark.parametrize("lambada", [None, LambadaResult(5, Score(9.5, 40.0), Score(9.5, 40.0), 1e-5, 0)])
+@pytest.mark.parametrize("lambada", [None, LambadaResult(5, Score(9.5, 40.0), Score(9.5, 40.0), 1e-5, 1e-3, "x", 0)])
 def test_a_certificate_comes_back_from_its_file(lambada):
     written = replace(certificate({"model.safetensors": "0" * 64}), lambada=lambada)
     assert Certificate.from_json(written.to_json()) == written
@@ -211,7 +238,10 @@ def test_a_certificate_hides_nothing():
     assert good.passed
     bad = replace(good, runs=[*good.runs, replace(good.runs[0], max_abs_logit_diff=math.nan, max_state_diff=math.nan)])
     assert math.isnan(bad.worst.max_abs_logit_diff)
-    assert math.isnan(bad.max_state_diff)
+    assert not bad.passed
+    assert not replace(good, runs=[replace(good.runs[0], max_state_diff=math.nan)]).passed
+    for other in (precision(math.nan), precision(0.41), replace(precision(0.3), in_steps=Deviation(0.1, 0.31))):
+        assert not replace(good, lower_precision=[other]).passed
     assert not replace(good, runs=[]).passed
     for difference in (math.nan, math.inf, 0.1):
         assert not replace(good, checks=[replace(good.checks[0], difference=difference)]).passed
@@ -219,7 +249,6 @@ def test_a_certificate_hides_nothing():
     assert not replace(good, tokenizers=replace(good.tokenizers, settings=["It pads on the right."])).passed
     assert good.is_proof
     assert replace(good, compared_in=replace(good.compared_in, tolerance=0.1)).verdict.endswith("not a proof")
-    assert "allowed: 1e-04 of that" in with_certificate("", good)
 
 
 @pytest.fixture
@@ -284,7 +313,17 @@ def test_a_certificate_about_other_files_is_not_pushed(folder, capsys):
         (passed.to_json(), 0, "The parity certificate passed."),
         (failed.to_json(), 0, "FAILED"),
         (certificate({}).to_json(), 2, "is not about these files: config"),
-        (passed.to_json().replace('"files":', '"converted":'), 2, "is of an older version"),
+        (
+            passed.to_json().replace('"edition": 2,', ""),
+            2,
+            "is of an older edition than 2, whose figures have no limits",
+        ),
+        (
+            passed.to_json().replace('"edition": 2,', '"edition": 3,'),
+            2,
+            "is of edition 3, and this version reads edition 2",
+        ),
+        (passed.to_json().replace('"files":', '"converted":'), 2, "not readable"),
         ("[]", 2, "not readable"),
         ("{}", 2, "not readable"),
         ("[" * 10**5, 2, "not readable"),

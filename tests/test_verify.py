@@ -15,7 +15,8 @@ from helpers.errors import InputError
 from helpers.lambada import SAMPLE
 from helpers.proof import parity, verify
 from helpers.proof.card import BEGIN, with_certificate
-from helpers.proof.certificate import TokenizersResult, read_certificate
+from helpers.proof.certificate import read_certificate
+from helpers.proof.results import TokenizersResult
 
 QUICK = {"lengths": (1, 65), "seeds": (0,), "progress": False}
 
@@ -51,12 +52,14 @@ def test_a_conversion_passes(version, tmp_path):
     assert classes == ({"RwkvForCausalLM", "Rwkv4ForCausalLM"} if version == "4" else {f"Rwkv{version[0]}ForCausalLM"})
     assert {run.mode for run in certificate.runs} == {"prefill", "decode", "long", "batch"}
     assert {check.class_name for check in certificate.checks} == classes
-    assert len(certificate.checks) == (7 if version == "4" else 5)
+    assert len(certificate.checks) == (6 if version == "4" else 4)
+    assert [result.dtype for result in certificate.lower_precision] == ["bf16", "fp16"]
+    assert all(result.package_to_fp32 and result.limit for result in certificate.lower_precision)
     assert set(certificate.files) == {file.name for file in folder.iterdir()} - {"parity.json"}
     assert all(run.max_abs_logit_diff <= 1e-4 for run in certificate.runs)
     card = (folder / "README.md").read_text()
     assert "Parity certificate: passed" in card
-    assert "| every position of these runs | the same everywhere |" in card
+    assert "| next token | every position of these runs | the same everywhere | none" in card
 
 
 @pytest.mark.usefixtures("few_texts")
@@ -86,8 +89,34 @@ def test_languages_and_lambada(tmp_path, capsys):
     assert certificate["lambada"]["original"]["ppl"] == pytest.approx(
         certificate["lambada"]["converted"]["ppl"], rel=1e-3
     )
-    assert "| LAMBADA | 2 passages |" in (folder / "README.md").read_text()
-    assert "passed: see" in capsys.readouterr().out
+    printed, card = capsys.readouterr().out, (folder / "README.md").read_text()
+    assert "| LAMBADA | 2 passages |" in card
+    assert "passed: see" in printed
+    assert certificate["edition"] == 2
+    every_figure_has_its_limit(certificate, card, printed)
+
+
+def every_figure_has_its_limit(certificate, card, printed):
+    """In the file, in the card's two tables and in what is printed; and it says how the limit comes about."""
+    for row in (*certificate["runs"], *certificate["checks"], *certificate["lower_precision"], certificate["lambada"]):
+        assert row["limit_is"]
+    for run in certificate["runs"]:
+        assert run["logit_limit"] == pytest.approx(run["state_limit"] * max(1, run["max_abs_logit"]))
+        assert (run["state_limit"] > 1e-4) == (run["mode"] == "long")  # where the package adds up its roundings
+    section = [line for line in card[card.index(BEGIN) :].splitlines() if line.startswith("|")]
+    middle = next(n for n, line in enumerate(section) if line.startswith("| largest difference of a logit"))
+    results, below = ([[cell.strip() for cell in line.split("|")[1:-1]] for line in part if "---" not in line]
+                      for part in (section[:middle], section[middle:]))  # fmt: skip
+    assert results[0] == ["what", "compared", "result", "limit"]
+    assert all(len(row) == 4 and all(row) for row in results)
+    assert any("which is 0.0001 and 2,108 roundings of fp32, of the largest logit" in row[3] for row in results)
+    assert below[0][1:] == ["bf16", "limit", "fp16", "limit"]
+    assert len(below) == 7
+    assert all(len(row) == 5 and all(row) for row in below)
+    for what, *_, limit in results[1:]:
+        assert any(line.startswith(f"{what} (") and line.endswith(f"; limit {limit}") for line in printed.splitlines())
+    for row in below:
+        assert any(line.split() == " ".join(row).split() for line in printed.splitlines())
 
 
 @pytest.mark.usefixtures("few_texts")

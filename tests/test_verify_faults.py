@@ -22,7 +22,8 @@ from helpers.conversion import directory
 from helpers.conversion.reading import load_converted
 from helpers.lambada.passages import SAMPLE
 from helpers.proof import contents, verify, vocabulary
-from helpers.proof.certificate import TokenizersResult
+from helpers.proof.certificate import read_certificate
+from helpers.proof.results import TokenizersResult
 from helpers.tokenizer.check import reference_tokenizer
 from helpers.tokenizer.fast import python_tokenizer, save_tokenizers
 
@@ -48,7 +49,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def good_answers(models):
-    """What a right model answers, ``{version: (runs, checks)}``: computed once, for faults that are not of numbers."""
+    """``{version: (runs, checks, lower precision)}`` of a right model, computed once: for faults not of numbers."""
     found = {}
     for version, (checkpoint, folder) in models.items():
         with pytest.MonkeyPatch.context() as patch:
@@ -56,7 +57,7 @@ def good_answers(models):
             certificate = verify.verify(checkpoint, folder, (9,), (0,), progress=False)
         assert certificate.passed, certificate.failures
         assert certificate.contents.not_covered == []
-        found[version] = certificate.runs, certificate.checks
+        found[version] = certificate.runs, certificate.checks, certificate.lower_precision
     return found
 
 
@@ -383,13 +384,14 @@ def test_an_earlier_template_is_called_so(tokenizers, tmp_path, monkeypatch):
 
 COMMON, GENERATING = "rwkv_common.py", "rwkv_generation.py"
 HEAD = "logits = self.head(output.last_hidden_state[:, keep])"
+EIGHT_BITS = "x = x.to(torch.float8_e4m3fn).to(x) if x.dtype == torch.bfloat16 else x"  # a wrong cast
 MASK = "if mask is None:\n        return None, None"
 CODE_FAULTS = {  # a file, what is replaced there, by what, and what is said about it
     "masks": ("rwkv_inputs.py", MASK, "return None, None", "batch of random ids"),
     "batches": (COMMON, HEAD, f"{HEAD}; logits = logits + (logits[:1] if len(logits) > 1 else 0)", "batch of random"),
     "over 200 tokens": (COMMON, HEAD, f"{HEAD} * (2 if tokens.shape[1] > 200 else 1)", "long of random ids"),
     "pieces": (COMMON, "x[:, size:] for", "x[:, size - 1 :] for", "long of random ids"),
-    "bf16": (COMMON, HEAD, f"{HEAD}; logits = logits * (1 + (logits.dtype == torch.bfloat16))", "in bf16"),
+    "bf16": (COMMON, "return x if scale", f"{EIGHT_BITS}; return x if scale", "in bf16"),
     "beams": (GENERATING, "beam_idx.to(part.device)", "0 * beam_idx.to(part.device)", "the most probable text"),
     "loss": (COMMON, "loss = self.loss_function(", "loss = 1.1 * self.loss_function(", "the loss of"),
     "generation": (GENERATING, "= outputs.state\n", "= tuple(0 * x for x in outputs.state)\n", "the most probable"),
@@ -415,6 +417,10 @@ def test_a_fault_of_code(fault, models, tmp_path, monkeypatch, capsys):
     code, text = said(capsys, checkpoint, folder, *QUICK, "--trust-remote-code")
     assert code in (1, 2)
     assert sentence in text
+    if fault == "bf16":  # nothing else shows it, and a tenth of the largest logit, which is much, would allow it
+        result = read_certificate(folder).lower_precision[0]
+        assert result.to_fp32.largest < 0.1 * result.max_abs_logit
+        assert text.count("FAILED: ") == 1
 
 
 def test_harmless_code_of_its_own(models, tmp_path, monkeypatch, capsys):

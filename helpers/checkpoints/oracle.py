@@ -48,10 +48,13 @@ def in_fp32(weights: Checkpoint, name: str) -> Tensor:
     return torch.cat([piece.float() for piece in read_pieces(weights, name)]).view(weights[name].shape)
 
 
-def load_oracle(path: str | Path, strategy: str = "cpu fp32", kernels: bool = False) -> Any:
+def load_oracle(
+    path: str | Path, strategy: str = "cpu fp32", kernels: bool = False, process: "OracleApart | None" = None
+) -> Any:
     """Return ``rwkv.model.RWKV`` for a ``.pth`` file.
 
     With ``kernels``, the package compiles its CUDA kernels, which takes a compiler and minutes. The first call decides.
+    With the ``process`` of an earlier model, RWKV-7 is loaded there, in its place, which saves starting one.
 
     ``oracle.forward(ids, state, full_output)`` gives logits (T, V) or (V,) in fp32, and the state.
 
@@ -66,7 +69,9 @@ def load_oracle(path: str | Path, strategy: str = "cpu fp32", kernels: bool = Fa
     if Path(path).suffix != ".pth":
         raise InputError(f"The rwkv package reads files that end in .pth only, and {path} does not; rename it.")
     if info.row.oracle_apart:
-        return OracleApart(Path(path).absolute(), strategy, kernels)
+        process = process or OracleApart(kernels)
+        process.load(Path(path).absolute(), strategy)
+        return process
     os.environ["RWKV_JIT_ON"] = "1"
     os.environ["RWKV_CUDA_ON"] = str(int(kernels))
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
@@ -106,13 +111,16 @@ class OracleApart:
     A switch that it reads when it is imported, ``RWKV_V7_ON``, decides whether it runs RWKV-7 or all other versions.
     """
 
-    def __init__(self, path: Path, strategy: str, kernels: bool = False):
+    def __init__(self, kernels: bool = False):
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve_oracle, args=(theirs, path, strategy, kernels), daemon=True)
+        self.process = context.Process(target=serve_oracle, args=(theirs, kernels), daemon=True)
         self.process.start()
         theirs.close()
-        self.receive(f"load {path} with the strategy {strategy!r}")
+
+    def load(self, path: Path, strategy: str) -> None:
+        """Load a model, in the place of an earlier one."""
+        self.exchange(f"load {path} with the strategy {strategy!r}", None, (str(path.with_suffix("")), strategy))
 
     def forward(
         self, ids: list[int], state: list[Tensor] | None, full_output: bool = False
@@ -124,18 +132,18 @@ class OracleApart:
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return ``function(model, *arguments)``, run in that process: a function of a module, and no tensors."""
-        self.connection.send((function, arguments))
-        return self.receive("run")
+        return self.exchange("run", function, arguments)
 
-    def receive(self, action: str) -> Any:
-        """Return an answer of the process.
+    def exchange(self, action: str, function: Callable[..., Any] | None, arguments: tuple[Any, ...]) -> Any:
+        """Return an answer of the process, which loads a model if there is no function to run.
 
         Raises:
             InputError: it has none to give.
         """
         try:
+            self.connection.send((function, arguments))
             answer = self.connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             answer = "its process ended"
         if isinstance(answer, str):
             raise InputError(f"The rwkv package cannot {action}: {answer}.")
@@ -145,30 +153,45 @@ class OracleApart:
         self.connection.close()  # upon which the process ends
 
 
+def process_of(oracle: Any) -> OracleApart | None:
+    """Return the process that the package's model is in, if it is in one of its own."""
+    return oracle if isinstance(oracle, OracleApart) else None
+
+
 def run_on(oracle: Any, function: Callable[..., Any], *arguments: Any) -> Any:
     """Return ``function(model, *arguments)`` for the package's model, in the process in which it is."""
     return oracle.run(function, *arguments) if isinstance(oracle, OracleApart) else function(oracle, *arguments)
 
 
-def serve_oracle(connection: Any, path: Path, strategy: str, kernels: bool) -> None:
+def serve_oracle(connection: Any, kernels: bool) -> None:
     """Answer the requests of an :class:`OracleApart` until it is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the process that asks; this one ends with it
     os.environ |= {"RWKV_V7_ON": "1", "RWKV_JIT_ON": "1", "RWKV_CUDA_ON": str(int(kernels))}
-    try:
-        with redirect_stdout(StringIO()):  # it prints what it loads
-            from rwkv.model import RWKV
-
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-            model = RWKV(model=str(path.with_suffix("")), strategy=strategy)
-        connection.send([])
-        while True:
+    model: Any = None
+    while True:
+        try:
             function, arguments = connection.recv()
-            with torch.no_grad():
-                connection.send(function(model, *arguments))
-    except EOFError:
-        return
-    except Exception as error:  # whatever the package raises
-        connection.send((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip("."))
+        except EOFError:
+            return
+        answer: Any
+        try:
+            if function is None:
+                model = None  # so that memory holds only one
+                model, answer = load_apart(*arguments), []
+            else:
+                with torch.no_grad():
+                    answer = function(model, *arguments)
+        except Exception as error:  # whatever the package raises
+            answer = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        connection.send(answer)
+
+
+def load_apart(path: str, strategy: str) -> Any:
+    with redirect_stdout(StringIO()):  # it prints what it loads
+        from rwkv.model import RWKV
+
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        return RWKV(model=path, strategy=strategy)
 
 
 def forward_apart(model: Any, ids: list[int], state: list[Any] | None, full_output: bool) -> list[Any]:

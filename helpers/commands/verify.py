@@ -1,8 +1,6 @@
 """``python -m helpers verify``: the proof that a converted directory computes what its checkpoint does."""
 
 import argparse
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import LONGEST_MESSAGE, InputError, printable
@@ -81,22 +79,20 @@ def prove(args: argparse.Namespace, folder: Path) -> int:
 
 
 def print_certificate(certificate: Certificate) -> None:
-    runs, weights, contents = certificate.runs, certificate.weights, certificate.contents
-    print(f"checkpoint  SHA-256 {certificate.original.sha256}")
-    print(f"weights     {weights.identical} of {weights.tensors} tensors identical")
-    print(f"files       {contents.compared} compared with what a conversion writes, {len(contents.different)} differ")
-    print(f"logits      {len(runs)} comparisons, largest difference {certificate.worst.max_abs_logit_diff:.2g} of "
-          f"{certificate.worst.max_abs_logit:.3g}; tolerance {certificate.compared_in.tolerance:g}")  # fmt: skip
-    print(f"state       largest difference {certificate.max_state_diff:.2g} of the largest number")
-    print(f"next token  the same at {certificate.argmax_agreement:.2%} of positions or more")
-    for check in certificate.checks:
-        print(f"{'':<11} {check.class_name}, {check.what}: off by {check.difference:.2g} (allowed: {check.limit:.2g})")
-    print(f"tokenizers  {json.dumps(asdict(certificate.tokenizers))}")
-    if certificate.lambada:
-        print(f"LAMBADA     {json.dumps(asdict(certificate.lambada))}")
-    for remark in contents.remarks:
-        print(f"note: {printable(remark, LONGEST_MESSAGE)}")
-    for name in contents.not_covered:
+    """Print each figure with its limit, and the sentences on what is wrong."""
+    from ..proof.tables import precision_sentences, precision_table, result_rows, tolerance_sentence
+
+    print(f"checkpoint SHA-256 {certificate.original.sha256}")
+    print(tolerance_sentence(certificate))
+    for what, compared, result, limit in result_rows(certificate):
+        print(printable(f"{what} ({compared}): {result}; limit {limit}", LONGEST_MESSAGE))
+    rows = precision_table(certificate)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    for sentence in (*precision_sentences(certificate), *certificate.contents.remarks):
+        print(f"note: {printable(sentence, LONGEST_MESSAGE)}")
+    for name in certificate.contents.not_covered:
         print(f"not covered: {printable(name)}")
     for sentence in certificate.failures:
         print(f"FAILED: {printable(sentence, LONGEST_MESSAGE)}")

@@ -6,137 +6,35 @@ file, so that a change made later shows.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ..atomic import write_text
 from ..conversion.names import CERTIFICATE
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..inputs import refuse_huge
+from .results import (
+    CheckResult,
+    Deviation,
+    FilesResult,
+    LambadaResult,
+    OriginalFile,
+    PrecisionResult,
+    RunResult,
+    Score,
+    Setting,
+    TokenizersResult,
+    WeightsResult,
+    failures_in,
+    largest_first,
+)
 
+EDITION = 2  # of the file; the first had no limits beside its figures, and nothing on fp16
 TOLERANCE = 1e-4  # of logits, relative to the largest if it is over 1; about a hundred roundings of fp32
 LENGTHS = (1, 63, 64, 65, 200)  # one token, ends of chunks (32 tokens up to 96, then 64), a long text
 SEEDS = (0, 1)  # of the random ids
-
-# all ids at once, or one by one, or in pieces, or as a row of a padded batch
-Mode = Literal["prefill", "decode", "long", "batch"]
-
-
-@dataclass(frozen=True)
-class OriginalFile:
-    """The checkpoint that the directory is compared with."""
-
-    file: str
-    sha256: str
-    version: str
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How logits were compared."""
-
-    dtype: str
-    prefix: str
-    tolerance: float  # see helpers.proof.parity.Parity.within
-    code: str  # whose code ran
-
-
-@dataclass(frozen=True)
-class WeightsResult:
-    """How many tensors are equal bit for bit, after a change of dtype if the converted ones have another."""
-
-    tensors: int
-    identical: int
-    different: list[str]
-    cast_to: list[str]
-
-
-@dataclass(frozen=True)
-class FilesResult:
-    """What a conversion writes beside the weights, compared with what this version would write for them.
-
-    Args:
-        compared: how many files.
-        different: a sentence on each file that is missing, differs, or overrides another.
-        remarks: sentences on what may differ, and what nobody can judge.
-        not_covered: files that are none of the model's: their checksums are noted, and nothing else.
-    """
-
-    compared: int
-    different: list[str]
-    remarks: list[str]
-    not_covered: list[str]
-
-
-@dataclass(frozen=True)
-class TokenizersResult:
-    """How many texts and ids each tokenizer of the directory treats otherwise than BlinkDL's.
-
-    Args:
-        texts: that were encoded, with ``fast_mismatches`` and ``slow_mismatches``.
-        ids: of the vocabulary, all of which were encoded and decoded, with ``fast_wrong_ids`` and ``slow_wrong_ids``.
-        settings: sentences on special tokens, padding and template that are wrong.
-    """
-
-    texts: int
-    fast_mismatches: int
-    slow_mismatches: int
-    ids: int
-    fast_wrong_ids: int
-    slow_wrong_ids: int
-    settings: list[str]
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """One comparison that ends in a single number: how far the model is off, and how far it may be."""
-
-    class_name: str
-    what: str
-    difference: float
-    limit: float
-
-    @property
-    def passed(self) -> bool:
-        return self.difference <= self.limit  # NaN is not
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """One comparison of logits and states; the numbers are those of :class:`helpers.proof.parity.Parity`."""
-
-    class_name: str
-    mode: Mode
-    input: str
-    tokens: int
-    max_abs_logit_diff: float
-    mean_abs_logit_diff: float
-    max_abs_logit: float
-    argmax_agreement: float
-    max_state_diff: float
-    within_tolerance: bool
-    first_difference: str | None
-
-
-@dataclass(frozen=True)
-class Score:
-    """Perplexity, and accuracy in percent."""
-
-    ppl: float
-    acc: float
-
-
-@dataclass(frozen=True)
-class LambadaResult:
-    """LAMBADA's numbers of both sides, and the largest difference of a passage's log-probability."""
-
-    documents: int
-    original: Score
-    converted: Score
-    max_abs_logprob_diff: float
-    other_predictions: int
 
 
 @dataclass(frozen=True)
@@ -149,6 +47,7 @@ class Certificate:
         contents: of the files beside the weights.
         runs: texts that were read; logits and states.
         checks: what else was tried.
+        lower_precision: logits in bf16 and fp16, beside the package's.
     """
 
     original: OriginalFile
@@ -160,6 +59,7 @@ class Certificate:
     tokenizers: TokenizersResult
     runs: list[RunResult]
     checks: list[CheckResult]
+    lower_precision: list[PrecisionResult]
     lambada: LambadaResult | None = None
 
     @property
@@ -184,9 +84,10 @@ class Certificate:
 
     def _failures(self) -> Iterator[str]:
         different = self.weights.different
-        if different:
+        if len(different) > self.weights.limit:
             yield f"{len(different)} tensors have other numbers, the first is {different[0]}."
-        yield from self.contents.different
+        if len(self.contents.different) > self.contents.limit:
+            yield from self.contents.different
         if not self.runs:
             yield "Nothing was compared."
         if bad := [run for run in self.runs if not run.within_tolerance]:
@@ -196,14 +97,15 @@ class Certificate:
                 f"{first.mode} of {first.input}, begins to differ in {first.first_difference}."
             )
         for check in self.checks:
-            if not check.passed:
+            if not check.within_tolerance:
                 allowed = f"more than {check.limit:.2g}" if math.isfinite(check.difference) else "which is not finite"
                 yield f"{check.class_name}, {check.what}: off by {check.difference:.2g}, {allowed}."
+        for result in self.lower_precision:
+            yield from failures_in(result)
         yield from self._failures_of_tokenizers()
-        largest = self.lambada.max_abs_logprob_diff if self.lambada else 0.0
-        limit = 10 * self.compared_in.tolerance  # a document's log-probability sums up several logits
-        if not largest <= limit or math.isnan(largest):
-            yield f"A LAMBADA passage's log-probability differs by {largest:.2g}, more than {limit:.2g}."
+        if (scores := self.lambada) and not scores.within_tolerance:
+            off = f"{scores.max_abs_logprob_diff:.2g}, more than {scores.limit:.2g}"
+            yield f"A LAMBADA passage's log-probability differs by {off}."
 
     def _failures_of_tokenizers(self) -> Iterator[str]:
         result = self.tokenizers
@@ -211,21 +113,17 @@ class Certificate:
             ("fast", result.fast_mismatches, result.fast_wrong_ids),
             ("Python", result.slow_mismatches, result.slow_wrong_ids),
         ):
-            if texts:
+            if texts > result.limit:
                 yield f"The {kind} tokenizer gives other ids for {texts} texts."
-            if ids:
+            if ids > result.limit:
                 yield f"The {kind} tokenizer has another token, or decodes otherwise, at {ids:,} of {result.ids:,} ids."
-        yield from result.settings
+        if len(result.settings) > result.limit:
+            yield from result.settings
 
     @property
     def worst(self) -> RunResult:
-        """The comparison with the largest difference of logits; one that is not a number is larger than any."""
-        return max(self.runs, key=lambda run: largest_first(run.max_abs_logit_diff))
-
-    @property
-    def max_state_diff(self) -> float:
-        """The largest difference of states, NaN if one is."""
-        return max((run.max_state_diff for run in self.runs), key=largest_first)
+        """The comparison that comes nearest its limit; one that is not a number is over any."""
+        return max(self.runs, key=lambda run: largest_first(run.share_of_limit))
 
     @property
     def argmax_agreement(self) -> float:
@@ -234,9 +132,9 @@ class Certificate:
 
     def to_json(self) -> str:
         """Return the content of ``parity.json``; the class of a run or check is ``class`` there."""
-        content = asdict(self)
-        for name in ("runs", "checks"):
-            content[name] = [{"class": row.pop("class_name"), **row} for row in content[name]]
+        content = {"edition": EDITION, **asdict(self)}
+        for name, results in (("runs", self.runs), ("checks", self.checks), ("lower_precision", self.lower_precision)):
+            content[name] = rows_of(results)
         if self.lambada is None:
             del content["lambada"]
         content |= {"failures": self.failures, "passed": self.passed, "verdict": self.verdict}
@@ -258,15 +156,28 @@ class Certificate:
             weights=WeightsResult(**content["weights"]),
             contents=FilesResult(**content["contents"]),
             tokenizers=TokenizersResult(**content["tokenizers"]),
-            runs=[RunResult(class_name=run.pop("class"), **run) for run in content["runs"]],
-            checks=[CheckResult(class_name=check.pop("class"), **check) for check in content["checks"]],
+            runs=[RunResult(**row) for row in read_rows(content["runs"])],
+            checks=[CheckResult(**row) for row in read_rows(content["checks"])],
+            lower_precision=[read_precision(row) for row in read_rows(content["lower_precision"])],
             lambada=read_lambada(content["lambada"]) if "lambada" in content else None,
         )
 
 
-def largest_first(difference: float) -> float:
-    """Return what to sort differences by: Python's ``max`` passes over a NaN that is not the first number."""
-    return math.inf if math.isnan(difference) else difference
+def rows_of(results: Sequence[RunResult | CheckResult | PrecisionResult]) -> list[dict[str, Any]]:
+    """Return results as ``parity.json`` has them: their class first, and whether they are good enough last."""
+    contents = [(asdict(result), result.within_tolerance) for result in results]
+    return [{"class": row.pop("class_name"), **row, "within_tolerance": good} for row, good in contents]
+
+
+def read_rows(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the fields of results that :func:`rows_of` returned; whether they are good enough follows from them."""
+    for row in rows:
+        yield {"class_name" if name == "class" else name: x for name, x in row.items() if name != "within_tolerance"}
+
+
+def read_precision(content: dict[str, Any]) -> PrecisionResult:
+    names = ("to_fp32", "in_steps", "limit", "steps_limit", "package_to_fp32", "package_in_steps")
+    return PrecisionResult(**(content | {name: content[name] and Deviation(**content[name]) for name in names}))
 
 
 def read_lambada(content: dict[str, Any]) -> LambadaResult:
@@ -283,7 +194,7 @@ def read_certificate(folder: Path) -> Certificate | None:
     """Return the certificate of a converted directory, None if there is none.
 
     Raises:
-        InputError: the file is damaged, or was made by an older version.
+        InputError: the file is damaged, or of another edition.
     """
     path = folder / CERTIFICATE
     again = "make it again with python -m helpers verify"
@@ -291,8 +202,18 @@ def read_certificate(folder: Path) -> Certificate | None:
         return None
     refuse_huge(path)
     try:
-        return Certificate.from_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if edition := other_edition(json.loads(text)):
+            raise InputError(f"{path} is of {edition}; {again}.")
+        return Certificate.from_json(text)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        if '"converted":' in path.read_bytes()[:10000].decode("utf-8", "replace"):
-            raise InputError(f"{path} is of an older version, which looked at fewer files; {again}.") from None
         raise InputError(f"{path} is not readable; {again}.") from None
+
+
+def other_edition(content: Any) -> str | None:
+    """Return which edition a certificate is of, if it is another one than ours; None for what is no certificate."""
+    if not isinstance(content, dict) or "original" not in content or content.get("edition") == EDITION:
+        return None
+    if "edition" in content:
+        return f"edition {printable(str(content['edition']), 20)}, and this version reads edition {EDITION}"
+    return f"an older edition than {EDITION}, whose figures have no limits beside them"

@@ -27,7 +27,7 @@ from ..conversion.weights import INDEX, index_text, total_bytes
 from ..errors import printable
 from ..inputs import each_once
 from ..tokenizer.fast import OVERRIDING
-from .certificate import FilesResult
+from .results import FilesResult
 
 # transformers reads these beside the files of a conversion, and they change the model or its tokenizer
 OVERRIDES = (

@@ -11,18 +11,17 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..checkpoints.oracle import load_oracle
+from ..checkpoints.oracle import load_oracle, process_of
 from ..checkpoints.versions import CheckpointInfo
 from ..conversion.isolated import IsolatedModel
 from ..conversion.loading import Code, load_model
-from .certificate import CheckResult, Mode, RunResult
 from .parity import Parity, compare_traces
+from .precision import LOWER, TOKENS, Reading, precision_result, read_by_package, read_twice
 from .questions import PADDED, WRITTEN_BY_BEAMS, Answer, Question, answer, as_traces, expected
+from .results import CheckResult, Mode, PrecisionResult, RunResult
 
 Ask = Callable[[Question], Answer]  # a model that answers questions
 Load = Callable[[torch.dtype], tuple[str, Ask]]
-
-HALF_LIMIT = 0.1  # of the largest logit, in bf16, which keeps 8 bits; the included models are off by 0.01 and 0.02
 
 # In a long text the rwkv package adds up one token after the other in fp32, and each sum is rounded. With the included
 # RWKV-4, its state after 2,108 tokens is off by 1.3e-4 from fp64, and that of our model by 3e-6.
@@ -37,8 +36,9 @@ def compare_answers(
     tolerance: float,
     progress: bool,
     strange: bool,
-) -> tuple[list[RunResult], list[CheckResult]]:
-    """Let both sides answer all questions, and return what was read, and what else was checked.
+) -> tuple[list[RunResult], list[CheckResult], list[PrecisionResult]]:
+    """Let both sides answer all questions, and return what was read, what else was checked, and what is left in bf16
+    and fp16.
 
     Args:
         strange: the directory's code is not this project's, and runs in another process.
@@ -46,15 +46,13 @@ def compare_answers(
     # some directories have two classes: ours, and transformers' own
     codes: list[Code] = ["directory" if strange else "ours"]
     codes += ["transformers"] if info.row.runs_natively(info.layers) else []
-    with tqdm(total=len(questions) * (1 + len(codes)), unit="run", disable=not progress) as bar:
-        oracle = load_oracle(reference)
-        answers = []
-        for question in questions:
-            answers.append(expected(oracle, question))
-            bar.update()
-        del oracle
+    long = next(q for q in questions if q.kind == "long")
+    sample = replace(long, kind="prefill", rows=[long.rows[0][:TOKENS]])  # which is read in bf16 and fp16, too
+    with tqdm(total=len(questions) * (1 + len(codes)) + 2 * len(LOWER), unit="run", disable=not progress) as bar:
+        answers, exact, packages = ask_package(reference, questions, sample, bar)
         runs: list[RunResult] = []
         checks: list[CheckResult] = []
+        lower: list[PrecisionResult] = []
         for code in codes:
             with opened(folder, code) as load:
                 name, ask = load(torch.float32)
@@ -66,13 +64,36 @@ def compare_answers(
                         checks.append(check_result(name, question, ask(question), theirs, tolerance))
                     else:
                         runs += run_results(name, question, ask(question), theirs, tolerance)
-                if code == codes[0]:
-                    del ask  # and with it the model, so that memory holds only one
-                    name, ask = load(torch.bfloat16)
-                    longest = max((q for q in questions if q.kind == "prefill"), key=lambda q: len(q.rows[0]))
-                    theirs = answers[questions.index(longest)]
-                    checks.append(half_result(name, longest, ask(longest), theirs, tolerance))
-    return runs, checks
+                for dtype in LOWER if code == codes[0] else ():
+                    del ask  # and with it the model
+                    name, ask = load(LOWER[dtype])
+                    ours = read_twice(ask, sample)
+                    lower.append(precision_result(name, dtype, sample, ours, packages, exact, tolerance))
+                    bar.update()
+                del ask
+    return runs, checks, lower
+
+
+def ask_package(
+    reference: Path, questions: list[Question], sample: Question, bar: tqdm
+) -> tuple[list[Answer], Tensor, dict[str, Reading | None]]:
+    """Return the answers of the ``rwkv`` package in fp32, its logits (T, V) of the sample, and how it reads that below.
+
+    Memory holds only one model at a time.
+    """
+    oracle = load_oracle(reference)
+    answers = []
+    for question in questions:
+        answers.append(expected(oracle, question))
+        bar.update()
+    exact = (answers[questions.index(sample)] if sample in questions else expected(oracle, sample))["0.logits"]
+    process = process_of(oracle)
+    del oracle
+    packages = {}
+    for dtype in LOWER:
+        packages[dtype] = read_by_package(reference, dtype, sample, process)
+        bar.update()
+    return answers, exact, packages
 
 
 @contextmanager
@@ -99,12 +120,16 @@ def opened(folder: Path, code: Code) -> Iterator[Load]:
 def run_results(name: str, question: Question, ours: Answer, theirs: Answer, tolerance: float) -> list[RunResult]:
     """Return a row of the certificate for each row that was read."""
     count = len(question.rows)
+    most = f"{tolerance:g}"
     if question.kind == "long":
         tolerance += len(question.rows[0]) * ROUNDING
+        most = f"{tolerance:.2g}, which is {most} and {len(question.rows[0]):,} roundings of fp32,"
     texts = [question.text] if count == 1 else [f"{question.text}, padded {PADDED[n]}" for n in range(count)]
     pairs = zip(question.rows, texts, as_traces(ours, count), as_traces(theirs, count), strict=True)
     return [
-        replace(run_result(name, cast(Mode, question.kind), text, compare_traces(a, b), tolerance), tokens=len(row))
+        replace(
+            run_result(name, cast(Mode, question.kind), text, compare_traces(a, b), tolerance, most), tokens=len(row)
+        )
         for row, text, a, b in pairs
     ]
 
@@ -116,15 +141,26 @@ def check_result(name: str, question: Question, ours: Answer, theirs: Answer, to
         lost = [shortfall(ours.get(f"{n}.ids"), theirs[f"{n}.ids"], theirs[f"{n}.logits"]) for n in range(number)]
         size = max(theirs[f"{n}.logits"].abs().max().item() for n in range(number))
         what = f"the most probable tokens after {question.text}"
-        return CheckResult(name, what, max(lost), 2 * tolerance * max(1.0, size))
+        limit, rule = limit_of_terms(2, tolerance, size)
+        return CheckResult(name, what, max(lost), limit, f"{rule}: two logits may be off")
     key, what, terms = {
         "loss": ("loss", "the loss of", 1),
         "beams": ("score", "the most probable text after", WRITTEN_BY_BEAMS),
     }[question.kind]
     value = ours.get(key, torch.tensor(math.nan))
     off = abs(value.double().item() - theirs[key].item()) if value.numel() == 1 else math.nan
-    limit = 2 * terms * tolerance * max(1.0, theirs["largest"].item())  # two logits a term may be off
-    return CheckResult(name, f"{what} {question.text}", off, limit)
+    limit, rule = limit_of_terms(2 * terms, tolerance, theirs["largest"].item())
+    return CheckResult(name, f"{what} {question.text}", off, limit, f"{rule}: two logits a term may be off")
+
+
+def limit_of_terms(terms: int, tolerance: float, size: float) -> tuple[float, str]:
+    """Return how far a sum of ``terms`` logits may be off, and how that comes about."""
+    return terms * tolerance * max(1.0, size), f"{terms} times {tolerance:g} of {largest_logit(size)}"
+
+
+def largest_logit(size: float) -> str:
+    """Say what a tolerance is relative to."""
+    return f"the largest logit, {size:.3g}" if size > 1 else f"1, since the largest logit is {size:.3g}"
 
 
 def shortfall(ours: Tensor | None, theirs: Tensor, logits: Tensor) -> float:
@@ -145,25 +181,20 @@ def shortfall(ours: Tensor | None, theirs: Tensor, logits: Tensor) -> float:
     return 0.0
 
 
-def half_result(name: str, question: Question, ours: Answer, theirs: Answer, tolerance: float) -> CheckResult:
-    """Return how far logits in bf16 are off, relative to the largest one; more is allowed there, but not anything."""
-    parity = compare_traces(as_traces(ours, 1)[0], as_traces(theirs, 1)[0])
-    off = parity.max_abs_logit_diff / max(1.0, parity.max_abs_logit)
-    return CheckResult(name, f"logits in bf16, relative, of {question.text}", off, max(HALF_LIMIT, tolerance))
-
-
-def run_result(class_name: str, mode: Mode, text: str, parity: Parity, tolerance: float) -> RunResult:
-    """Return a comparison as it stands in the certificate."""
+def run_result(class_name: str, mode: Mode, text: str, parity: Parity, tolerance: float, most: str) -> RunResult:
+    """Return a comparison as it stands in the certificate; ``most`` is the tolerance in words."""
     return RunResult(
         class_name=class_name,
         mode=mode,
         input=text,
         tokens=parity.tokens,
         max_abs_logit_diff=parity.max_abs_logit_diff,
+        logit_limit=tolerance * max(1.0, parity.max_abs_logit),
         mean_abs_logit_diff=parity.mean_abs_logit_diff,
         max_abs_logit=parity.max_abs_logit,
         argmax_agreement=parity.argmax_agreement,
         max_state_diff=parity.max_state_diff,
-        within_tolerance=parity.within(tolerance),
+        state_limit=tolerance,
+        limit_is=f"{most} of {largest_logit(parity.max_abs_logit)}, and of the largest number in each part of a state",
         first_difference=parity.where(tolerance),
     )

@@ -42,22 +42,11 @@ from ..lambada.run import score_elsewhere
 from ..paths import BUILD
 from ..tokenizer.check import reference_tokenizer
 from .card import with_certificate
-from .certificate import (
-    LENGTHS,
-    SEEDS,
-    TOLERANCE,
-    Certificate,
-    LambadaResult,
-    OriginalFile,
-    Score,
-    Setting,
-    TokenizersResult,
-    WeightsResult,
-    write_certificate,
-)
+from .certificate import LENGTHS, SEEDS, TOLERANCE, Certificate, write_certificate
 from .contents import compare_contents, compare_record
 from .judging import compare_answers
 from .questions import LONG, Question
+from .results import LambadaResult, OriginalFile, Score, Setting, TokenizersResult, WeightsResult
 from .vocabulary import compare_tokenizers
 
 MOST_TOKENS, MAX_SEED = 10**6, 2**63 - 1  # of random ids
@@ -167,7 +156,7 @@ def verify(
     BUILD.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="verify-", dir=BUILD) as scratch:  # the copy may be large
         reference = fp32_copy(checkpoint, Path(scratch))
-        runs, checks = compare_answers(reference, folder, info, questions, tolerance, progress, bool(strange))
+        runs, checks, lower = compare_answers(reference, folder, info, questions, tolerance, progress, bool(strange))
         certificate = Certificate(
             original=OriginalFile(checkpoint.name, source, info.version),
             files=files,
@@ -179,7 +168,8 @@ def verify(
             tokenizers=compare_tokenizers(folder, config) if world else NO_TOKENIZERS,
             runs=runs,
             checks=checks,
-            lambada=compare_lambada(reference, folder, texts, progress, bool(strange)) if texts else None,
+            lower_precision=lower,
+            lambada=compare_lambada(reference, folder, texts, tolerance, progress, bool(strange)) if texts else None,
         )
     if (now := marks(folder, names)) != before:
         changed = next(name for name in names if now.get(name) != before.get(name))
@@ -216,7 +206,9 @@ def compare_weights(original: dict[str, Tensor], converted: dict[str, Tensor]) -
     return WeightsResult(len(original), len(original) - len(different), different, cast)
 
 
-def compare_lambada(reference: Path, folder: Path, texts: list[str], progress: bool, strange: bool) -> LambadaResult:
+def compare_lambada(
+    reference: Path, folder: Path, texts: list[str], tolerance: float, progress: bool, strange: bool
+) -> LambadaResult:
     """Score passages with both models."""
     documents = encode(texts, reference_tokenizer().encode)
     theirs = collect(score_original(load_oracle(reference), documents), len(documents), progress)
@@ -235,5 +227,7 @@ def compare_lambada(reference: Path, folder: Path, texts: list[str], progress: b
         original=Score(*summarize(theirs)),
         converted=Score(*summarize(ours)),
         max_abs_logprob_diff=difference,
+        limit=10 * tolerance,
+        limit_is=f"10 times {tolerance:g}, since a passage's log-probability sums up several logits",
         other_predictions=len(changed),
     )

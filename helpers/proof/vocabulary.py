@@ -16,7 +16,7 @@ from ..hub_code.tokenization_rwkv_world import END_OF_TEXT
 from ..tokenizer.check import find_mismatches, fuzz_texts, load_cases, reference_tokenizer
 from ..tokenizer.fast import CHAT_TEMPLATE, python_tokenizer
 from ..tokenizer.vocab import read_vocab, token_to_chars
-from .certificate import TokenizersResult
+from .results import TokenizersResult
 
 FUZZ = 2000  # random texts
 EARLIER_TEMPLATES = (  # SHA-256
