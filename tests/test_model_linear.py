@@ -3,6 +3,8 @@
 An fp32 sum of 96 products of size 1 is right to about 1e-6 of its size, in any order.
 """
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -43,7 +45,7 @@ def test_the_numbers_are_those_of_a_linear_layer(x, bias, onednn, monkeypatch):
 @torch.no_grad()
 def test_a_cpu_without_products_in_16_bits(layer, dtype, tokens, monkeypatch):
     """Many tokens go through a copy in fp32, and come back rounded once: as near to fp64 as that rounding allows."""
-    monkeypatch.setattr(rwkv_linear, "has_products_of", lambda dtype: False)
+    monkeypatch.setattr(rwkv_linear, "widen_from", lambda dtype: rwkv_linear.WIDEN_FROM)
     widened = []
     monkeypatch.setattr(rwkv_linear, "fp32_linear", lambda *a: widened.append(a) or F.linear(*a))
     layer, x = layer.to(dtype), inputs(tokens, 96, dtype=dtype)
@@ -54,6 +56,27 @@ def test_a_cpu_without_products_in_16_bits(layer, dtype, tokens, monkeypatch):
     assert torch.equal(layer.weight, before)
     if widened:
         assert (ours.double() - exact).abs().max() <= exact.abs().max() * torch.finfo(dtype).eps / 2 * 1.001
+
+
+@pytest.mark.parametrize(
+    ("cpu", "bf16", "fp16"),
+    [
+        ("Intel amx_tile avx512_bf16", math.inf, 8),
+        ("Intel amx_tile amx_fp16 avx512_bf16", math.inf, math.inf),
+        ("Intel avx512_bf16", 48, 8),
+        ("Intel", 8, 8),
+        ("AMD avx512_bf16", math.inf, 8),
+        ("AMD", 8, 8),
+        ("arm", math.inf, math.inf),
+    ],
+)
+def test_when_a_copy_pays(cpu, bf16, fp16, monkeypatch):
+    monkeypatch.setattr(rwkv_linear.platform, "machine", lambda: "aarch64" if cpu == "arm" else "x86_64")
+    monkeypatch.setattr(rwkv_linear, "is_intel", lambda: "Intel" in cpu)
+    for kind in ("amx_tile", "amx_fp16", "avx512_bf16"):
+        monkeypatch.setattr(torch.cpu, f"_is_{kind}_supported", lambda kind=kind: kind in cpu.split(), raising=False)
+    monkeypatch.setattr(rwkv_linear, "has_products_of", rwkv_linear.has_products_of.__wrapped__)
+    assert [rwkv_linear.widen_from.__wrapped__(dtype) for dtype in rwkv_linear.HALF] == [bf16, fp16]
 
 
 def test_training_is_that_of_a_linear_layer(layer, monkeypatch):

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from ..atomic import write_text
+from ..atomic import scratch_folder, write_text
 from ..checkpoints.format import checkpoint_info, expected_shapes
 from ..errors import InputError
 from ..paths import BUILD, RESULTS
@@ -157,8 +157,8 @@ def run(sizes: Sequence[str] = tuple(SIZES), folder: Path = BUILD, repeat: int =
     with tempfile.TemporaryDirectory() as scratch:
         save_tokenizers(scratch)
     for size in sizes:
-        with tempfile.TemporaryDirectory(prefix="benchmark-", dir=folder) as scratch:
-            rows.append(measure(size, Path(scratch), repeat))
+        with scratch_folder(folder, "benchmark") as scratch:
+            rows.append(measure(size, scratch, repeat))
         print({name: value for name, value in rows[-1].items() if name != "runs"}, flush=True)
     machine = {"system": platform.system(), "cpus": os.cpu_count(), "torch": torch.__version__}
     write_text(out, json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")

@@ -7,12 +7,11 @@ The counts, without any text, are what notebook 09 draws: its own 150 passages a
 
 import json
 import re
-import tempfile
 from pathlib import Path
 
 import torch
 
-from ..atomic import write_text
+from ..atomic import scratch_folder, write_text
 from ..checkpoints.bundled import bundled_checkpoint
 from ..conversion.directory import convert
 from ..conversion.loading import load_model
@@ -52,8 +51,8 @@ def run(data: str, limit: int | None = None, threads: int = 2, out: Path | None 
     torch.set_num_threads(threads)
     texts = read_texts(data, limit)
     BUILD.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="lambada-copying-", dir=BUILD) as scratch:
-        model = load_model(convert(bundled_checkpoint(), Path(scratch, "converted"), progress=False))
+    with scratch_folder(BUILD, "lambada-copying") as scratch:
+        model = load_model(convert(bundled_checkpoint(), scratch / "converted", progress=False))
         results = collect(score_converted(model, encode_world(texts)), len(texts))
     rows = count_groups(texts, results)
     write_text(out, json.dumps({"machine": machine("cpu"), "model": "rwkv5-world-mini", "rows": rows}, indent=2) + "\n")

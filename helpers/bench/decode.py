@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -26,7 +25,7 @@ from typing import Any
 
 import torch
 
-from ..atomic import write_text
+from ..atomic import scratch_folder, write_text
 from ..checkpoints.format import checkpoint_info, expected_shapes
 from ..checkpoints.names import hub_name
 from ..checkpoints.oracle import load_oracle, run_on
@@ -199,8 +198,8 @@ def measure(
             sides += new
             print(ours | {"rows": size, "same_tokens": round(same, 4)}, flush=True)
     if peer is not None:
-        with tempfile.TemporaryDirectory(prefix="decode-", dir=BUILD) as folder:
-            path = Path(folder) / "a.pth"
+        with scratch_folder(BUILD, "decode") as folder:
+            path = folder / "a.pth"
             torch.save(weights, path)
             oracle = load_oracle(path, f"{DEVICE} fp16", kernels=peer)
         sides = peer_sides(oracle, label | {"side": "rwkv"}, count) + sides

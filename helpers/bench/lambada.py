@@ -14,7 +14,6 @@ import math
 import os
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..atomic import write_text
+from ..atomic import scratch_folder, write_text
 from ..checkpoints.bundled import bundled_checkpoint
 from ..checkpoints.oracle import fp32_copy, load_oracle
 from ..checkpoints.synthetic import write_random_checkpoint
@@ -270,8 +269,7 @@ def run(
     BUILD.mkdir(parents=True, exist_ok=True)
     rows = []
     for name in models:
-        with tempfile.TemporaryDirectory(prefix="lambada-speed-", dir=BUILD) as scratch:
-            folder = Path(scratch)
+        with scratch_folder(BUILD, "lambada-speed") as folder:
             checkpoint = bundled_checkpoint() if name == "bundled" else folder / "0.1B.pth"
             if name != "bundled":
                 write_random_checkpoint(checkpoint, layers=12, hidden_size=768, head_size=64)

@@ -14,7 +14,6 @@ import gc
 import json
 import os
 import statistics
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
@@ -24,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..atomic import write_text
+from ..atomic import scratch_folder, write_text
 from ..checkpoints.bundled import BUNDLED_SHA256, bundled_checkpoint
 from ..checkpoints.files import load_checkpoint
 from ..checkpoints.format import describe
@@ -177,10 +176,10 @@ def run(
     results: list[dict] = []
     shapes = [(version, size) for version, size in product(versions, sizes) if size in SIZES]
     for version, size in shapes + [("", size) for size in sizes if size in BUNDLED_SHA256]:
-        with tempfile.TemporaryDirectory(prefix="model-speed-", dir=BUILD) as scratch:
-            checkpoint = checkpoint_of(version, size, Path(scratch), weights)
+        with scratch_folder(BUILD, "model-speed") as scratch:
+            checkpoint = checkpoint_of(version, size, scratch, weights)
             version = describe(load_checkpoint(checkpoint)).version
-            converted = convert(checkpoint, Path(scratch) / "converted", progress=False)
+            converted = convert(checkpoint, scratch / "converted", progress=False)
             oracle = load_oracle(checkpoint, f"{device} {strategy}", kernels=kernels)
             for dtype, variant in product(dtypes, recorded):
                 model = load_model(converted, dtype=getattr(torch, dtype), device=device)

@@ -27,7 +27,7 @@ from typing import Any
 import openai
 import psutil
 
-from ..atomic import write_text
+from ..atomic import scratch_folder, write_text
 from ..checkpoints.bundled import bundled_checkpoint
 from ..conversion.directory import convert
 from ..errors import InputError
@@ -193,8 +193,8 @@ def run(
     out = out or RESULTS / "serving.json"
     check_output(out)
     BUILD.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="bench-serving-", dir=BUILD) as scratch:
-        folder = folder or convert(bundled_checkpoint(), Path(scratch) / "rwkv5-mini", progress=False)
+    with scratch_folder(BUILD, "bench-serving") as scratch:
+        folder = folder or convert(bundled_checkpoint(), scratch / "rwkv5-mini", progress=False)
         with served(folder, threads, ["--queue", str(queue)]) as (address, process):
             result = measure(address, str(folder), process, clients, minutes)
     write_text(out, json.dumps({"clients": clients, "threads": threads, "queue": queue} | result, indent=2) + "\n")

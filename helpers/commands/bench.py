@@ -20,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_prefill(names.add_parser("prefill", help=text, description=text))
     text = "write token by token, against the rwkv package; on a GPU also after compile_decoding"
     add_decode(names.add_parser("decode", help=text, description=text))
+    text = "judge random models in bf16 and fp16 as verify does: how much of its limits do right ones use?"
+    add_precision(names.add_parser("precision", help=text, description=text))
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +84,15 @@ def add_decode(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_decode)
 
 
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--models", type=int, default=20, help="of each version (default: 20)")
+    parser.add_argument("--versions", nargs="+", metavar="VERSION", help="of RWKV (default: all)")
+    parser.add_argument("--first", type=int, default=0, metavar="SEED", help="default: 0")
+    parser.add_argument("--threads", type=int, default=1, help="of a CPU")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="default: in benchmarks/results/")
+    parser.set_defaults(run=run_precision)
+
+
 def add_serving(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clients", type=int, default=50, help="how many ask at the same time")
     parser.add_argument("--minutes", type=float, default=10, help="how long they go on")
@@ -127,6 +138,14 @@ def run_copying(args: argparse.Namespace) -> None:
 
     for row in copying.run(**given(args, "data", "limit", "threads", "out")):
         print(row)
+
+
+def run_precision(args: argparse.Namespace) -> None:
+    from ..bench import precision
+
+    rows = precision.run(**given(args, "models", "versions", "first", "threads", "out"))
+    for name, share in precision.worst(rows).items():
+        print(f"{name:15} at most {share:.0%} of the limit, in {len(rows)} models and dtypes")
 
 
 def run_decode(args: argparse.Namespace) -> None:

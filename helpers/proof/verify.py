@@ -5,7 +5,6 @@ The converted model runs in transformers, in fp32 as well. One runs after the ot
 """
 
 import platform
-import tempfile
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -15,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..atomic import write_text
+from ..atomic import scratch_folder, write_text
 from ..checkpoints.files import load_checkpoint, pieces, sha256
 from ..checkpoints.format import describe
 from ..checkpoints.oracle import fp32_copy, load_oracle, refuse_without_reference
@@ -154,8 +153,8 @@ def verify(
         found.extend(recorded)
     config = config_class(info.row).from_dict(read_config(folder))
     BUILD.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="verify-", dir=BUILD) as scratch:  # the copy may be large
-        reference = fp32_copy(checkpoint, Path(scratch))
+    with scratch_folder(BUILD, "verify") as scratch:  # the copy may be large
+        reference = fp32_copy(checkpoint, scratch)
         runs, checks, lower = compare_answers(reference, folder, info, questions, tolerance, progress, bool(strange))
         certificate = Certificate(
             original=OriginalFile(checkpoint.name, source, info.version),
