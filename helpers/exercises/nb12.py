@@ -235,9 +235,9 @@ EXERCISES = (
             ),
             "Return two values: the states, and the number of rounds.": lambda *given: states_by_doubling(*given)[0],
         },
-        "64 chunks take 7 rounds and 43 starts, where the loop takes 131 and the product 9; the operations grow with n log "
-        "n, not with n². On one CPU core, where starts are cheap, the loop stayed the fastest for 2,048 chunks of 2 heads "
-        "of 16 channels, and the product took more than ten times as long as the scan. `running_states` in notebook 07 is a "
-        "scan, too, with a matrix in place of each decay.",
+        "64 chunks take 7 rounds and 43 starts, where the loop takes 131 and the product 9; the operations grow with "
+        "n log n, not with n². On one CPU core, where starts are cheap, the loop stayed the fastest for 2,048 chunks "
+        "of 2 heads of 16 channels, and the product took more than ten times as long as the scan. `running_states` in "
+        "notebook 07 is a scan, too, with a matrix in place of each decay.",
     ),
 )
