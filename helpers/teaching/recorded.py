@@ -4,11 +4,13 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from ..paths import RESULTS
 
 Row = Mapping[str, Any]
+work = itemgetter("size", "version", "way")  # rows of decode that are alike in these can be compared
 PATTERNS = ("prefill_*", "decode_*", "tokenizer*", "lambada_speed_*", "conversion*")
 
 
@@ -61,8 +63,8 @@ def compared(row: Row, rows: Sequence[Row]) -> Comparison | None:
         return Comparison("the Python trie", speeds["ours"]["median"] / speeds["TRIE_TOKENIZER"]["median"])
     if row.get("variant") != "fused" or row["way"] != "loop" or row["rows"] != 1:  # decode on a GPU
         return None
-    alike = [other for other in rows if all(other[key] == row[key] for key in ("size", "version", "way"))]
-    peer = next((other for other in alike if other["side"] == "rwkv"), None)
+    peers = (other for other in rows if work(other) == work(row) and other["side"] == "rwkv")
+    peer = next(peers, None)
     if peer is None:
         return None
     return Comparison("rwkv, fp16", row["tokens_per_s"] / peer["tokens_per_s"], row.get("roof_share"))
