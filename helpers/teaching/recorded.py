@@ -63,8 +63,8 @@ def compared(row: Row, rows: Sequence[Row]) -> Comparison | None:
         return Comparison("the Python trie", speeds["ours"]["median"] / speeds["TRIE_TOKENIZER"]["median"])
     if row.get("variant") != "fused" or row["way"] != "loop" or row["rows"] != 1:  # decode on a GPU
         return None
-    peers = (other for other in rows if work(other) == work(row) and other["side"] == "rwkv")
-    peer = next(peers, None)
+    others = (other for other in rows if work(other) == work(row) and "variant" not in other)  # ours have a variant
+    peer = next(others, None)
     if peer is None:
         return None
     return Comparison("rwkv, fp16", row["tokens_per_s"] / peer["tokens_per_s"], row.get("roof_share"))
