@@ -105,3 +105,18 @@ def undescribed(page: Any) -> list[str]:
     return page.evaluate("""() => [...document.images]
         .filter(image => !image.alt.trim() || image.alt.startsWith("No description"))
         .map(image => image.src.slice(0, 80))""")
+
+
+def cut_off(page: Any) -> list[str]:
+    """Return the beginnings of paragraphs whose right end lies outside of what is seen, unless they are in a table."""
+    return page.evaluate("""() => [...document.querySelectorAll("main p, main li, main h2")]
+        .filter(element => element.checkVisibility() && !element.closest("table, pre"))
+        .filter(element => {
+            const right = element.getBoundingClientRect().right;
+            for (let outer = element.parentElement; outer; outer = outer.parentElement) {
+                const clips = getComputedStyle(outer).overflowX !== "visible";
+                if (clips && right > outer.getBoundingClientRect().right + 1) return true;
+            }
+            return false;
+        })
+        .map(element => element.innerText.slice(0, 40)).slice(0, 5)""")

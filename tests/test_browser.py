@@ -81,7 +81,7 @@ def test_the_trie_walk_takes_another_text_and_another_vocabulary(tiny):
     cell = tiny.cell("trie_walk")
     cell.get_by_role("textbox", name="Text").fill("<i>")
     tiny.until_text("trie_walk", "No token begins at byte 0 of the text, <.")
-    cell.get_by_role("button", name="World").click()
+    cell.get_by_label("Tokens").select_option("World")
     tiny.until_text("trie_walk", "Byte < leads on to <. A token ends here")
     assert not cell.locator("img.widget-image").is_visible(), "65,529 tokens are not drawn as a tree"
 
@@ -118,6 +118,9 @@ def test_the_state_explorer_plays_a_sentence_and_shows_any_head(tiny):
     tiny.until_text("state_explorer", "token 2 of 3")
     cell.locator(".widget-play button").first.click()
     tiny.until_text("state_explorer", "token 3 of 3")
+    assert "■ goes back to the first" in tiny.text("state_explorer")
+    cell.locator(".widget-play button").nth(1).click()
+    tiny.until_text("state_explorer", "token 1 of 3")
     before = tiny.until_redrawn("state_explorer", before)
     for name in ("block", "head"):
         cell.get_by_label(name).select_option("0")

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from helpers import __main__ as cli
 from helpers.errors import InputError
-from helpers.series import check, colab, run
+from helpers.series import check, colab, reading, run
 
 NOTEBOOKS = run.find_notebooks()
 # what notebooks record: exact values, and limits
@@ -90,6 +91,22 @@ def test_form(notebook):
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_times_and_the_set_of_exercises(notebook):
+    """The stated time is not less than the rule gives, and there are easy, medium and hard exercises."""
+    assert reading.check_times(nbformat.read(notebook, as_version=4)) == []
+
+
+@pytest.mark.parametrize("start", ["00_start_here", "00_start_here_zh"])
+def test_the_table_of_the_series_has_the_times_of_the_notebooks(start):
+    table = nbformat.read(run.NOTEBOOKS / f"{start}.ipynb", as_version=4)
+    text = "\n".join(cell.source for cell in table.cells if cell.cell_type == "markdown")
+    for notebook in NOTEBOOKS:
+        stated = reading.STATED.search(nbformat.read(notebook, as_version=4).cells[0].source)
+        row = next(line for line in text.splitlines() if re.match(rf"\| \[?{notebook.name[:2]}\. ", line))
+        assert re.findall(r"\d+", row.split("|")[4] + row.split("|")[5]) == list(stated.groups()), row
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_committed_outputs_are_those_of_a_fresh_run(notebook):
     committed = nbformat.read(notebook, as_version=4)
     assert check.compare_outputs(committed, fresh(notebook)) == []
@@ -119,6 +136,37 @@ def good_notebook() -> nbformat.NotebookNode:
     notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
     colab.put_cell(notebook, colab.cell_source(colab.repository()))
     return notebook
+
+
+def timed_notebook() -> nbformat.NotebookNode:
+    """A notebook of 1,000 words, 60 lines, a figure and a formula: 5 + 5 + 1 + 1 minutes, of exercises 50."""
+    new = nbformat.v4
+    title = "# Title\n10 minutes to read, 50 more for the exercises" + " word" * 990
+    sums = new.new_code_cell("x = 1\n\n" * 60, outputs=[with_figure("a figure")], id="sums")
+    stars = [f"### Exercise ({stars}, {minutes} minutes)" for stars, minutes in (("★", 5), ("★", 10), ("★★", 15))]
+    cells = [new.new_markdown_cell(title, id="title"), sums, new.new_markdown_cell("$$a + b$$", id="formula")]
+    cells += [new.new_markdown_cell(text + " word" * 900, id=f"e-{n}") for n, text in enumerate(stars)]
+    cells += [new.new_markdown_cell("### Exercise (★★★, 20 minutes)", id="hard")]
+    cells += [new.new_code_cell("x = 1\n" * 900, id="exercise-00-1"), new.new_code_cell("x\n" * 900, id="colab")]
+    return new.new_notebook(cells=cells)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda nb: nb.cells[1].update(source="x = 1\n" * 180), "says 10 minutes to read, and the rule gives 20"),
+        (lambda nb: nb.cells.pop(6), r"there are 0 exercises \(★★★\)"),
+        (lambda nb: nb.cells.pop(3), "there are 1 exercises"),
+        (lambda nb: nb.cells[5].update(source="### Exercise (★★, 10 minutes)"), "50 .* add up to 45"),
+        (lambda nb: nb.cells[0].update(source="# Title"), "does not say"),
+    ],
+)
+def test_times_that_are_wrong_are_found(change, problem):
+    notebook = timed_notebook()
+    assert reading.reading_minutes(notebook) == 10
+    assert reading.check_times(notebook) == []
+    change(notebook)
+    assert re.search(problem, "; ".join(reading.check_times(notebook)))
 
 
 def with_figure(alt):

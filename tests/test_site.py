@@ -112,6 +112,7 @@ def look_at_all(chromium, folder: Path) -> list[str]:
             problems += [f"{name}: {image} has no description" for image in browser.undescribed(watched.page)]
             watched.page.set_viewport_size(browser.PHONE)
             problems += [f"{name}: {what} sticks out on a phone" for what in browser.overflow(watched.page)]
+            problems += [f"{name}: {text!r} is cut off on a phone" for text in browser.cut_off(watched.page)]
             problems += [f"{name}: error {text}" for text in unset_formulas(watched.page)]
     for name, targets in links.items():
         for target in {target for target in targets if target.startswith(address)}:

@@ -163,8 +163,14 @@ def first_difference(given: Any, expected: Any) -> str:
     if isinstance(expected, tuple | list) and any(isinstance(part, TENSORS) for part in expected):
         if not isinstance(given, tuple | list) or len(given) != len(expected):
             return f"It should return {len(expected)} values, in a {type(expected).__name__}."
-        places = [first_difference(*pair) for pair in zip(given, expected, strict=True)]
-        return " ".join(f"Value {number}: {place or 'right.'}" for number, place in enumerate(places, start=1))
+        pairs = list(zip(given, expected, strict=True))
+        places = [
+            "right."
+            if agree(*pair, equal)
+            else first_difference(*pair) or f"{short(pair[0])}; should be {short(pair[1])}."
+            for pair in pairs
+        ]
+        return " ".join(f"Value {number}: {place}" for number, place in enumerate(places, start=1))
     if not isinstance(expected, TENSORS) or math.prod(expected.shape) <= SMALL:
         return ""
     if not isinstance(given, TENSORS):
@@ -181,12 +187,12 @@ def first_difference(given: Any, expected: Any) -> str:
 
 
 def short(value: Any, limit: int = 90) -> str:
-    """Return a value in a line: a large tensor by its shape alone."""
+    """Return a value in a line: a large tensor by its shape alone, a function by its name."""
     if isinstance(value, TENSORS):
         if math.prod(value.shape) > SMALL:
             return f"<tensor {tuple(value.shape)}>"
         value = [float(f"{number:.4g}") for number in torch.as_tensor(value).double().flatten().tolist()]
-    text = " ".join(repr(value).split())
+    text = value.__name__ if inspect.isfunction(value) else " ".join(repr(value).split())
     return text if len(text) <= limit else text[: limit - 4] + " ..."
 
 

@@ -1,6 +1,8 @@
-"""Exercises of notebook 06: counting, decays from the text, mixing, and a chunk with them."""
+"""Exercises of notebook 06: counting, decays from the text, mixing, a wrong conversion, and a chunk."""
 
+import itertools
 import math
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -48,6 +50,111 @@ def mix_cases() -> list[tuple]:
 
 
 # 4
+
+
+def turned_letters(read, weights, right):
+    import itertools
+
+    letters = "xwkvrg"
+    for number in range(len(letters) + 1):
+        for chosen in itertools.combinations(letters, number):
+            names = {"time_maa_" + letter for letter in chosen}
+            tried = {name: 1 - t if name.split(".")[-1] in names else t for name, t in weights.items()}
+            if torch.allclose(read(tried), right, atol=1e-3):
+                return set(chosen)
+
+
+Read = Callable[[Mapping[str, Tensor]], Tensor]  # weights -> logits
+
+
+def stand_in(tokens: int, seed: int) -> Read:
+    """Return a model of two blocks that mixes tokens as RWKV-6 does, and does little else with them."""
+    x, head = numbers(tokens, 8, seed=seed), numbers(8, 20, seed=seed + 1)
+
+    def with_before(x: Tensor, ratio: Tensor) -> Tensor:
+        return x + (torch.cat([torch.zeros_like(x[:1]), x[:-1]]) - x) * ratio
+
+    def read(weights: Mapping[str, Tensor]) -> Tensor:
+        after = x
+        for block in range(2):
+            att, ffn = f"blocks.{block}.att.time_maa_", f"blocks.{block}.ffn.time_maa_"
+            hints = torch.tanh(with_before(after, weights[att + "x"]) @ weights[att + "w1"]).chunk(5, dim=-1)
+            pairs = zip("wkvrg", hints, weights[att + "w2"], strict=True)
+            mixed = [with_before(after, weights[att + letter] + hint @ B) for letter, hint, B in pairs]
+            after = after + torch.stack([part.roll(place, -1) for place, part in enumerate(mixed)]).sum(0).tanh()
+            after = after + (with_before(after, weights[ffn + "k"]) * with_before(after, weights[ffn + "r"])).tanh()
+        return after @ head
+
+    return read
+
+
+def maa_weights(seed: int) -> dict[str, Tensor]:
+    """Return all that :func:`stand_in` reads, by the names of a checkpoint, and a matrix that it does not."""
+    weights = {"emb.weight": numbers(20, 8, seed=seed)}
+    for block in range(2):
+        first = seed + 20 * block
+        ratios = torch.sigmoid(2 * numbers(8, 1, 1, 8, seed=first))
+        kinds = [f"att.time_maa_{letter}" for letter in "xwkvrg"] + ["ffn.time_maa_k", "ffn.time_maa_r"]
+        weights |= {f"blocks.{block}.{kind}": ratio for kind, ratio in zip(kinds, ratios, strict=True)}
+        weights[f"blocks.{block}.att.time_maa_w1"] = numbers(8, 10, seed=first + 1)
+        weights[f"blocks.{block}.att.time_maa_w2"] = 0.1 * numbers(5, 2, 8, seed=first + 2)
+    return weights
+
+
+def turn(weights: Mapping[str, Tensor], letters: Iterable[str], where: str = "") -> dict[str, Tensor]:
+    """Return the weights with the ratios of these letters turned round, of the tensors with ``where`` in their name."""
+    names = {"time_maa_" + letter for letter in letters}
+    return {name: 1 - t if name.split(".")[-1] in names and where in name else t for name, t in weights.items()}
+
+
+def turned_cases() -> list[tuple]:
+    cases = []
+    for seed, letters in ((50, "k"), (51, "w"), (52, "wr"), (53, "xvg"), (54, "")):
+        read, weights = stand_in(6, seed), maa_weights(seed)
+        cases.append((read, turn(weights, letters), read(weights)))
+    return cases
+
+
+def first_that_fits(tries: Iterable[tuple[set[str], Mapping[str, Tensor]]], read: Read, right: Tensor):
+    return next((chosen for chosen, tried in tries if torch.allclose(read(tried), right, atol=1e-3)), None)
+
+
+def every_set(letters: str = "xwkvrg") -> list[set[str]]:
+    return [set(chosen) for n in range(len(letters) + 1) for chosen in itertools.combinations(letters, n)]
+
+
+def one_at_a_time(read, weights, right):
+    tries = [(set(letter), turn(weights, letter)) for letter in "xwkvrg"]
+    return first_that_fits([(set(), weights), *tries], read, right)
+
+
+def each_that_helps(read, weights, right):
+    off = (read(weights) - right).abs().max()
+    return {letter for letter in "xwkvrg" if (read(turn(weights, letter)) - right).abs().max() < off}
+
+
+def in_att_alone(read, weights, right):
+    return first_that_fits(((chosen, turn(weights, chosen, "att")) for chosen in every_set()), read, right)
+
+
+def thin_ones_too(read, weights, right):
+    def tried(chosen):
+        return {
+            name: 1 - t if any("time_maa_" + letter in name for letter in chosen) else t for name, t in weights.items()
+        }
+
+    return first_that_fits(((chosen, tried(chosen)) for chosen in every_set()), read, right)
+
+
+def tries_pile_up(read, weights, right):
+    for chosen in every_set():
+        weights = turn(weights, chosen)
+        if torch.allclose(read(weights), right, atol=1e-3):
+            return chosen
+    return None
+
+
+# 5
 
 
 def final_state(k, v, log_w, S):
@@ -124,6 +231,24 @@ EXERCISES = (
             ),
         },
         why="A ratio of 0 takes the token alone, 1 the one before. PyTorch has it as `torch.lerp(x, previous, ratio)`.",
+    ),
+    Exercise(
+        solution=turned_letters,
+        cases=turned_cases,
+        mistakes={
+            "Several letters can be turned at once, and then none of them is right alone: try all sets of letters.": (
+                one_at_a_time
+            ),
+            "A letter that brings the logits nearer need not be a turned one, as the errors of several do not add up. "
+            "Only the right set makes them equal.": each_that_helps,
+            "k and r stand in `ffn`, too, and were turned there as well.": in_att_alone,
+            "Your letter w takes `time_maa_w1` and `time_maa_w2` along. They are no ratios.": thin_ones_too,
+            "Your tries pile up: begin each one with the weights as they were given.": tries_pile_up,
+        },
+        why="64 readings are enough, as the logits agree for one set alone. Had each of the eight ratios of each block "
+        "been turned or not by itself, three blocks would make 2^24 sets: then compare block by block, as notebook 04 "
+        "does.",
+        reveal=False,
     ),
     Exercise(
         solution=final_state,

@@ -24,9 +24,9 @@ def forgetting_picture() -> Figure:
         for x, (text, color) in enumerate(zip(held, colors, strict=True)):
             cells(axes, 2.2 + 1.1 * x, y, [text], color, width=0.95)
     label(axes, 1.05, 2.45, "the text")
-    label(axes, 4.9, 1.98, "how much “red” is held after each token", size=8)
-    arrow(axes, (4.88, 1.12), (4.88, 0.85))
-    label(axes, 6.2, 0.98, "“.” says: forget", size=8)
+    label(axes, 4.9, 1.98, "how much “red” is held after each token")
+    arrow(axes, (5.55, 0.98), (5.0, 0.84))
+    label(axes, 5.65, 1.0, "here “.” says: forget", ha="left")
     figure.set_label(
         "A text says red, red, full stop, blue, blue. The memory of RWKV-5 holds 1, 1.9, 1.7, 1.5, 1.4 of "
         "red: it fades by the clock. That of RWKV-6 holds 1, 2, 0, 0, 0: at the full stop the text says "
@@ -45,7 +45,7 @@ def thin_matrices_picture() -> Figure:
     box(axes, 7.25, 1.25, "plus a fixed\nnumber: D", OUTPUT, width=1.2, height=0.8)
     for start, end in ((1.52, 2.28), (3.22, 3.68), (4.62, 4.88), (6.32, 6.63)):
         arrow(axes, (start, 1.25), (end, 1.25))
-    label(axes, 4.0, 0.22, "R is small: 2 D R numbers instead of D × D", size=8)
+    label(axes, 4.0, 0.22, "R is small: 2 D R numbers instead of D × D")
     figure.set_label(
         "A mixed token of D numbers goes through a tall matrix of D by R, a tanh, and a wide matrix of R by "
         "D; a fixed number per channel is added."
@@ -62,6 +62,8 @@ def decays_figure(tokens: Sequence[str], decays: Mapping[str, Sequence[float]]) 
     axes.set_xticks(range(len(tokens)), tokens)
     axes.set(xlabel="token", ylabel="what is held of “red”", title="Two memories read the same text", ylim=(-0.1, 3.3))
     axes.legend()
+    told = (f"{name}: {', '.join(f'{value:g}' for value in values)}" for name, values in decays.items())
+    figure.set_label(f"What memories hold of red after each token of “{' '.join(tokens)}”. {'; '.join(told)}.")
     return figure
 
 
@@ -70,7 +72,13 @@ def masks_figure(masks: Mapping[str, Tensor]) -> Figure:
     figure, every = new_figure(1, len(masks), height=3.0)
     for axes, (name, mask) in zip(np.atleast_1d(every), masks.items(), strict=True):
         image = axes.imshow(mask.numpy(), vmin=0, vmax=1)
-        axes.set(title=name, xlabel="token j, which is read", ylabel="token i, which reads")
+        axes.set(title=name, xlabel="token j, which wrote", ylabel="token i, which reads")
         axes.grid(False)
     figure.colorbar(image, ax=every, shrink=0.85, label="share that is left")
+    reach = {name: int((mask[-1] > 0.1).sum()) for name, mask in masks.items()}
+    told = "; ".join(f"in “{name}” the last token still reads {count}" for name, count in reach.items())
+    figure.set_label(
+        "Lower triangular masks, brightest beside the diagonal. A steady decay fades evenly; a token that says forget "
+        f"cuts off all that was written before it. More than a tenth is left of: {told} of the {len(mask)} tokens."
+    )
     return figure

@@ -75,13 +75,13 @@ def time_mix_picture() -> Figure:
 
 def triangle_picture(size: int = 5) -> Figure:
     """Draw which earlier tokens of a chunk a token's erasing depends on: a triangle, solved from the top."""
-    figure, axes = canvas(2.6, "Inside a chunk: who must be known before whom")
+    figure, axes = canvas(2.6, "Inside a chunk: what must be known before what")
     side = 0.4
     for row in range(size):
         colors = [MEMORY if column < row else UNUSED for column in range(size)]
         cells(axes, 1.0, 1.8 - row * side, ["" if column >= row else "A" for column in range(size)], colors, side, side)
         label(axes, 0.55, 2.0 - row * side, f"u{row + 1}")
-    label(axes, 1.0 + size * side / 2, 2.35, "needs u1 … u5", size=8)
+    label(axes, 1.0 + size * side / 2, 2.35, "needs u1 … u5")
     label(axes, 3.6, 1.5, "u1 needs only the state\nthat the chunk begins with.", ha="left")
     label(
         axes, 3.6, 0.75, "u2 needs u1, u3 needs u1 and u2, …\nnever a later one: solve from top to bottom.", ha="left"
@@ -102,7 +102,11 @@ def state_heatmaps(states: Mapping[str, Tensor]) -> Figure:
         image = axes.imshow(state.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
         axes.set(title=name, xlabel="value channel", ylabel="key channel")
         axes.grid(False)
-    figure.colorbar(image, ax=every, shrink=0.8)
+    figure.colorbar(image, ax=every, shrink=0.8, label="number in S")
+    told = ", ".join(f"{name} {float(state.abs().max()):.1f}" for name, state in states.items())
+    figure.set_label(
+        f"States of one head as heat maps on one scale. The largest number of each, without its sign: {told}."
+    )
     return figure
 
 
@@ -115,4 +119,7 @@ def error_figure(overwrites: Sequence[int], errors: Mapping[str, Sequence[float]
     axes.set(xlabel="times that each key was written", ylabel="relative error", title="Reading the last value back")
     axes.set_ylim(bottom=0)
     axes.legend()
+    told = "; ".join(f"{name}: {', '.join(f'{value:.1f}' for value in values)}" for name, values in errors.items())
+    times = ", ".join(map(str, overwrites))
+    figure.set_label(f"Relative error of the values read back after each key was written {times} times. {told}.")
     return figure

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .plotting import BLUE, RED, new_figure, png
 
+BUTTONS = "▶ plays, from the first token again if it is at the last; ■ goes back to the first; ⇄ plays without end."
 MAX_CHARACTERS = 400  # of the sentence; more would take long to read, token by token
 Reader = Callable[[str], tuple[Sequence[str], Tensor]]  # text -> its tokens as texts, S after each (T, L, H, N, N)
 
@@ -86,7 +87,8 @@ class StateExplorer(widgets.VBox):
         controls = widgets.HBox(
             [self.player, self.token, self.layer, self.head], layout=widgets.Layout(flex_flow="row wrap")
         )
-        super().__init__([self.text, controls, self.strip, self.status, self.view])
+        buttons = widgets.HTML(f"<small>{BUTTONS}</small>")  # they are icons, and show no text of their own
+        super().__init__([self.text, controls, buttons, self.strip, self.status, self.view])
         self.link = widgets.jslink((self.player, "value"), (self.token, "value"))
         self.tokens: Sequence[str] = ()
         self.states = torch.zeros(0)

@@ -134,14 +134,12 @@ class TrieWalk(widgets.VBox):
         self.words = {name: list(words) for name, words in vocabularies.items()}
         self.tries = {name: TrieTokenizer(dict(enumerate(words, 1))) for name, words in self.words.items()}
         self.steps: list[Step] = []
-        self.vocabulary = widgets.ToggleButtons(
-            options=list(self.words), description="Tokens", layout=widgets.Layout(width="auto")
-        )
+        self.vocabulary = widgets.Dropdown(options=list(self.words), description="Tokens")
         self.text = widgets.Text(value=text, description="Text", layout=widgets.Layout(width="60%"))
         self.step = widgets.IntSlider(description="Step", min=1, max=1, layout=widgets.Layout(width="60%"))
         self.back, self.forward = (widgets.Button(description=name) for name in ("Back", "Next"))
         self.view, self.tree = widgets.HTML(), widgets.Image(format="png", layout=widgets.Layout(max_width="800px"))
-        buttons = widgets.HBox([self.step, self.back, self.forward])
+        buttons = widgets.HBox([self.step, self.back, self.forward], layout=widgets.Layout(flex_flow="row wrap"))
         super().__init__([self.vocabulary, self.text, buttons, self.view, self.tree])
         self.back.on_click(lambda _: self.move(-1))
         self.forward.on_click(lambda _: self.move(1))
