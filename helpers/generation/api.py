@@ -124,11 +124,6 @@ class ChatRequest(Request):
         return [] if self.tool_choice == "none" else [tool.function.name for tool in self.tools or ()]
 
     @property
-    def called(self) -> list[str]:
-        """Return the names of the functions that were called before."""
-        return [call.function.name for message in self.messages for call in message.tool_calls or ()]
-
-    @property
     def options(self) -> dict[str, Any]:
         """Return what else a chat template is told: only what the client asks for.
 

@@ -94,7 +94,7 @@ class Chat:
                     break
         except GeneratorExit:
             pass  # the caller has heard enough
-        except Exception:
+        except BaseException:  # an interrupt, too
             del self.messages[-2:]  # as if nothing had been said
             raise
         self.state = state
@@ -110,7 +110,8 @@ class Chat:
         message, answer = {"role": "user", "content": text}, {"role": "assistant", "content": ""}
         prompt = chat_prompt([message], self.thinking, self.effort)
         settings = replace(self.settings, seed=self.settings.seed + len(self.messages))  # another one each turn
-        cut, splitter, said, written = StopCut([self.stop]), Splitter(opening_of(prompt)), Part(), ""
+        opening = opening_of(prompt)
+        cut, splitter, said, written = StopCut([self.stop], not opening.bare), Splitter(opening), Part(), ""
         new_ids: list[int] = []
 
         def add(part: Part) -> None:
@@ -131,7 +132,7 @@ class Chat:
                     break
         except GeneratorExit:
             pass  # the caller has heard enough
-        except Exception:
+        except BaseException:  # an interrupt, too
             del self.messages[-2:]  # as if nothing had been said
             raise
         add(splitter.feed(cut.rest()) + splitter.end())

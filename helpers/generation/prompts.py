@@ -102,7 +102,7 @@ def said(message: Mapping[str, Any], thinking: bool | None, shown: bool) -> str:
     """Return what stands behind the name of a role."""
     text = text_of_message(message)
     if message["role"] == "tool":
-        return f"Function output:\n{without_blank_lines(text)}"
+        return f"Function output:\n{without_blank_lines(text)}".rstrip("\n")
     if message["role"] != "assistant":
         return without_blank_lines(text)
     thought, begun = message.get("reasoning_content") or "", text.lstrip()
