@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 import re
 import threading
 import time
@@ -19,6 +20,7 @@ from helpers.generation import api, web
 from helpers.generation.answers import Answer, Piece, Spelling, StopCut, Task, Token
 from helpers.generation.chat import line_breaks
 from helpers.generation.jobs import Line
+from helpers.generation.prompts import NEXT_USER
 from helpers.generation.serve import doors
 from helpers.generation.web import CHAT, MODELS, TEXT, Doors, application
 
@@ -166,6 +168,12 @@ REFUSED = [  # path, what is sent beside a good request, what is said about it
     (CHAT, {"tools": [tool(parameters=[])]}, "tools[0].function.parameters is []"),
     *((CHAT, {"tools": [tool(parameters=wrong)]}, "it should be a JSON schema of an object")
       for wrong in ({"properties": 5}, {"properties": [], "required": []}, {"required": "x"}, {"required": {"x": 1}})),
+    *((CHAT, {"tools": [tool(parameters={"properties": {"x": {}, "y": {}}, "required": wrong})]}, "each once")
+      for wrong in (["x", "x"], ["z"], [5], [{}])),
+    *((CHAT, {"tools": [tool(parameters={"properties": {"x": {"default": wrong}}})]}, "numbers that JSON has not")
+      for wrong in (math.nan, math.inf, -math.inf)),
+    *((CHAT, {"messages": [*HELLO, called("f", {"x": wrong})]}, "messages[1].tool_calls[0].function.arguments")
+      for wrong in (math.nan, math.inf, -math.inf)),
     (CHAT, {"tools": [tool(parameters={"properties": {"x" * 999: {}}})]}, "tokens; this server reads 50 at most"),
     (CHAT, {"tools": [tool(strict=True)]}, "it is not supported by this server; leave it out"),
     (CHAT, {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice is"),
@@ -413,6 +421,16 @@ def test_a_template_that_knows_less_is_not_asked_for_more(ask, tokenizer, monkey
         answer = ask(CHAT, GOOD[CHAT] | fields)
         assert answer.status_code == 400
         assert f"The chat template of the model knows no {what}; refresh" in error_of(answer)["message"]
+
+
+@pytest.mark.parametrize("content", ["What does f do?", "f"])
+def test_nor_if_the_name_of_a_function_is_in_the_prompt_anyway(content, ask, tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", "{% for m in messages %}{{ m.content }}{% endfor %}Assistant:")
+    spoken = [{"role": "user", "content": content}]
+    for fields in ({"messages": spoken, "tools": [TOOL]}, {"messages": [*spoken, called("f", "{}")]}):
+        answer = ask(CHAT, fields)
+        assert answer.status_code == 400
+        assert "The chat template of the model knows no tools; refresh" in error_of(answer)["message"]
 
 
 def told(ask, text: str, reason: str = "stop", size: int = 3, **fields) -> tuple[dict, list[dict]]:
@@ -784,6 +802,26 @@ def test_what_may_become_a_stop_string_is_held_back():
     cut = StopCut(["abc", "b!"])
     assert [cut.feed(piece) for piece in ("xab", "!c", "more", "b!")] == ["x", "a", "", ""]
     assert cut.found
+
+
+@pytest.mark.parametrize("stop", ["\n", "\n\n", ">", NEXT_USER])
+@pytest.mark.parametrize("size", [1, 2, 9])
+def test_the_rest_of_a_tag_is_no_stop_string(stop, size):
+    """Behind ``</think``, a model writes ``>`` and a line break first; the answer does not end there."""
+    for text, expected in ((">\n\nYes.", ">\n\nYes."), (f">\n\nYes.{stop}No", ">\n\nYes."), (">\n\n", ">\n\n"),
+                           (f">{NEXT_USER} no", f">{NEXT_USER} no" if stop != NEXT_USER else ">")):  # fmt: skip
+        cut = StopCut([stop], begun=True)
+        assert "".join([*(cut.feed(text[i : i + size]) for i in range(0, len(text), size)), cut.rest()]) == expected
+        assert cut.found == (text != expected)
+
+
+def test_what_the_prompt_begins_is_told_to_the_model(ask):
+    assert [task_for(ask, CHAT, **fields).begun for fields in ({}, {"thinking": False}, {"thinking": True})] == [
+        False,
+        True,
+        True,
+    ]
+    assert not task_for(ask, TEXT).begun
 
 
 def pieces_of(text: bytes, stops: list[str], size: int, limit: int = 10**6) -> list[Piece]:

@@ -229,6 +229,26 @@ def test_leaving_a_thought_and_errors_within_it(tiny_rwkv5):
     assert (remembered(chat), chat.messages) == before
 
 
+@pytest.mark.parametrize("options", [{}, {"thinking": True}])
+def test_an_interrupt_keeps_nothing_either(tiny_rwkv5, options, monkeypatch):
+    chat = thinker(tiny_rwkv5, "one two three", **options)
+    answer = chat.reply("Count")
+    next(answer)
+    monkeypatch.setattr(chat.tokenizer.__class__, "decode", lambda *_, **__: interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        list(answer)
+    assert (chat.messages, chat.state, chat.unread) == ([], None, [])
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_a_blank_line_behind_the_empty_thought_does_not_end_the_answer(tiny_rwkv5):
+    chat = thinker(tiny_rwkv5, ">\n\nYes.\n\nNo.", thinking=False, end="blank-line")
+    assert list(chat.reply("Well?"))[-1] == "Yes."
+
+
 def test_settings_of_a_chat_that_make_no_sense(tiny_rwkv5):
     for options, reason in (({"thinking": True, "effort": "none"}, "say it once"), ({"effort": "x"}, "no effort x"),
                             ({"end": "x"}, "There is no end x; choose one of auto, blank-line, user")):  # fmt: skip

@@ -200,11 +200,15 @@ def test_the_ways_to_choose_a_tool():
 
 def test_what_signatures_cannot_say_is_said_as_objects():
     for properties in ({"x": {"type": "array"}}, {"x": {"type": ["string", "null"]}}, {"x": {}}, {"x": 5},
-                       {"x": STRING | {"default": "a"}}, {"a b": STRING}):  # fmt: skip
+                       {"x": STRING | {"default": "a"}}, {"a b": STRING}, {"x": STRING | {"enum": "abc"}},
+                       {"x": STRING | {"enum": {"a": 1}}}, {"x": STRING | {"enum": 5}}):  # fmt: skip
         wanted = json.dumps(properties, separators=(",", ":"))
         assert f'Tools:\n[\n{{"name":"f","arguments":{wanted}}}\n]\n' in rendered(USER, tools=[tool("f", **properties)])
     optional = rendered(USER, tools=[tool("f", "Do it", ["x"], x=STRING, y=STRING)])
     assert optional.count('"required":["x"]') == 1
+    for odd in (["x", "x"], ["x", "z"]):
+        listed = rendered(USER, tools=[tool("f", "Do it", odd, x=STRING, y=STRING)])
+        assert f'"required":{json.dumps(odd, separators=(",", ":"))}' in listed, "y is not"
     assert "- f()\nReturn" in rendered(USER, tools=[{"type": "function", "function": {"name": "f"}}])
 
 
@@ -230,6 +234,16 @@ def test_nor_can_what_a_tool_returns_or_was_given():
     text = rendered(messages, tools=WEATHER)
     assert re.findall(r"\n\n(\w+:)", text) == ["User:", "Assistant:", "User:", "Assistant:", "Assistant:", "Assistant:"]
     assert "User: Function output:\nx\nUser: no\nSystem: y\n\n" in text
+
+
+def test_a_tool_that_returns_nothing_does_not_end_the_turn_early(tiny_rwkv5):
+    messages = [*USER, call("f", {}), {"role": "tool", "content": " \n"}]
+    prompt = rendered(messages)
+    assert prompt.endswith("\n\nUser: Function output:\n\nAssistant:")
+    assert chat_prompt(messages[2:]) == "User: Function output:\n\nAssistant:"
+    begun = [*messages[:2], {"role": "tool", "content": "a\n\nb "}]
+    begun = tiny_rwkv5[1].apply_chat_template(begun, tokenize=False, continue_final_message=True)
+    assert begun.endswith("\n\nUser: Function output:\na\n\nb "), "it may go on as it is"
 
 
 def test_calls_of_functions():

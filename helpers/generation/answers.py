@@ -27,6 +27,7 @@ class Task:
         answers: their number.
         stops: strings before which an answer ends.
         likely: how many of the most likely tokens to tell at each place; None: no log-probabilities.
+        begun: the prompt begins the answer, perhaps with a tag that lacks its last ``>``.
     """
 
     ids: list[int]
@@ -34,6 +35,7 @@ class Task:
     answers: int = 1
     stops: list[str] = field(default_factory=list)
     likely: int | None = None
+    begun: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,17 +95,25 @@ class Spelling:
 
 
 class StopCut:
-    """Cuts a text that arrives in pieces before the first stop string, and holds back what may become one."""
+    """Cuts a text that arrives in pieces before the first stop string, and holds back what may become one.
 
-    def __init__(self, stops: list[str]):
-        self.stops, self.held, self.found = stops, "", False
+    Where the prompt has ``begun`` the text, the rest of a tag and the line breaks behind it are none by themselves.
+    """
+
+    def __init__(self, stops: list[str], begun: bool = False):
+        self.stops, self.held, self.found, self.at_begin = stops, "", False, begun
 
     def feed(self, piece: str) -> str:
         """Return what can be sent after one more piece."""
         if self.found:
             return ""
         text = self.held + piece
-        places = [place for stop in self.stops if (place := text.find(stop)) >= 0]
+        passed = len(text) - len(text.lstrip("> \t\r\n")) if self.at_begin else 0
+        if self.at_begin and passed == len(text):
+            self.held = text
+            return ""
+        self.at_begin = False
+        places = [place for stop in self.stops if (place := text.find(stop, max(0, passed - len(stop) + 1))) >= 0]
         if places:
             self.found, self.held = True, ""
             return text[: min(places)]
@@ -126,9 +136,9 @@ class Answer:
     character at the end is shown as U+FFFD, as ``decode`` of the tokenizer does.
     """
 
-    def __init__(self, number: int, stops: list[str]):
+    def __init__(self, number: int, stops: list[str], begun: bool = False):
         self.number, self.length, self.ended = number, 0, False
-        self.cut = StopCut(stops)
+        self.cut = StopCut(stops, begun)
         self.characters = codecs.getincrementaldecoder("utf-8")("replace")
         self.decoded = self.sent = 0  # characters
         self.waiting: list[Token] = []  # which begin in what was not sent yet
@@ -169,7 +179,7 @@ def write(model: Any, spelling: Spelling, task: Task) -> Iterator[list[Piece]]:
     decoding = Decoding(model, task.ids, task.settings, rows=task.answers)
     while decoding.read_piece():
         yield []
-    answers = [Answer(number, task.stops) for number in range(task.answers)]
+    answers = [Answer(number, task.stops, task.begun) for number in range(task.answers)]
     ends = end_tokens(model)
     while answers:
         step = decoding.step()

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from ..errors import InputError
 from .chat import line_breaks
 from .messages import MOST_TOOLS, ChatMessage, Strict, TemplateOptions, Tool, neutral
-from .prompts import ENDS, agreed
+from .prompts import agreed, end_of_answer
 from .refusals import Refusal, shorten
 from .sampling import Sampling
 from .thoughts import Opening
@@ -122,11 +122,6 @@ class ChatRequest(Request):
     def names(self) -> list[str]:
         """Return the names of the functions that the model may call."""
         return [] if self.tool_choice == "none" else [tool.function.name for tool in self.tools or ()]
-
-    @property
-    def called(self) -> list[str]:
-        """Return the names of the functions that were called before."""
-        return [call.function.name for message in self.messages for call in message.tool_calls or ()]
 
     @property
     def options(self) -> dict[str, Any]:
@@ -282,9 +277,8 @@ class Served:
 
     def stops(self, request: Request, opening: Opening) -> list[str]:
         """Return before which strings the answer ends: in a chat where the turn ends, if the client does not say."""
-        usual = "user" if opening.of_g1 else "blank-line"
-        end = [ENDS[usual if self.end == "auto" else self.end]]
-        return request.stop or (end if isinstance(request, ChatRequest) else [])
+        usual = [end_of_answer(self.end, opening.of_g1)] if isinstance(request, ChatRequest) else []
+        return request.stop or usual
 
 
 def given(value: float | None, default: float) -> float:

@@ -5,10 +5,9 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from ..errors import InputError
 from ..tokenizer.vocab import read_vocab
 from .answers import StopCut
-from .prompts import END_OF_TURN, ENDS, agreed, chat_prompt, turn_of
+from .prompts import END_OF_TURN, agreed, chat_prompt, end_of_answer, turn_of
 from .sampling import Sampling, encode_whole, read, stream
 from .thoughts import Part, Splitter, opening_of
 
@@ -43,12 +42,9 @@ class Chat:
         effort: str | None = None,
         end: str = "auto",
     ):
-        if end not in ("auto", *ENDS):
-            raise InputError(f"There is no end {end}; choose one of auto, {', '.join(ENDS)}.")
         self.model, self.tokenizer = model, tokenizer
         self.thinking, self.effort = agreed(thinking, effort=effort), effort
-        usual = "blank-line" if self.thinking is None else "user"
-        self.stop = ENDS[usual if end == "auto" else end]
+        self.stop = end_of_answer(end, of_g1=self.thinking is not None)
         breaks = line_breaks() if self.thinking is None else ()  # no empty answers
         self.settings = replace(settings or Sampling(), begin_suppress_tokens=breaks)
         self.reset()
@@ -94,7 +90,7 @@ class Chat:
                     break
         except GeneratorExit:
             pass  # the caller has heard enough
-        except Exception:
+        except BaseException:  # an interrupt, too
             del self.messages[-2:]  # as if nothing had been said
             raise
         self.state = state
@@ -110,7 +106,8 @@ class Chat:
         message, answer = {"role": "user", "content": text}, {"role": "assistant", "content": ""}
         prompt = chat_prompt([message], self.thinking, self.effort)
         settings = replace(self.settings, seed=self.settings.seed + len(self.messages))  # another one each turn
-        cut, splitter, said, written = StopCut([self.stop]), Splitter(opening_of(prompt)), Part(), ""
+        opening = opening_of(prompt)
+        cut, splitter, said, written = StopCut([self.stop], not opening.bare), Splitter(opening), Part(), ""
         new_ids: list[int] = []
 
         def add(part: Part) -> None:
@@ -131,7 +128,7 @@ class Chat:
                     break
         except GeneratorExit:
             pass  # the caller has heard enough
-        except Exception:
+        except BaseException:  # an interrupt, too
             del self.messages[-2:]  # as if nothing had been said
             raise
         add(splitter.feed(cut.rest()) + splitter.end())

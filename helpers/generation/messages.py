@@ -36,16 +36,15 @@ class Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
-def object_of(text: Any) -> Any:
+def object_of(given: Any) -> Any:
     """Return the object of JSON that a string is; of something else, itself."""
-    if not isinstance(text, str):
-        return text
     try:
-        content = json.loads(text, object_pairs_hook=each_once, parse_constant=int)
-        json.dumps(content, ensure_ascii=False, allow_nan=False).encode()  # fails if half a character is an escape
+        if isinstance(given, str):
+            given = json.loads(given, object_pairs_hook=each_once, parse_constant=int)
+        json.dumps(given, ensure_ascii=False, allow_nan=False).encode()  # fails if half a character is an escape
     except (ValueError, RecursionError):
         raise ValueError("it should be an object of JSON") from None
-    return content
+    return given
 
 
 class FunctionCall(Strict):
@@ -102,9 +101,16 @@ class ChatMessage(BaseModel):
 
 def schema_of(parameters: dict[str, Any]) -> dict[str, Any]:
     """Return a JSON schema whose parts are what they should be, as far as a prompt tells them."""
-    if isinstance(parameters.get("properties", {}), dict) and isinstance(parameters.get("required", []), list):
-        return parameters
-    raise ValueError("it should be a JSON schema of an object")
+    properties, required = parameters.get("properties", {}), parameters.get("required", [])
+    if not (isinstance(properties, dict) and isinstance(required, list)):
+        raise ValueError("it should be a JSON schema of an object")
+    if not all(isinstance(name, str) and name in properties for name in required) or len(set(required)) < len(required):
+        raise ValueError("what is required should be among its properties, each once")
+    try:
+        json.dumps(parameters, allow_nan=False)
+    except ValueError:
+        raise ValueError("it has numbers that JSON has not") from None
+    return parameters
 
 
 class Function(Strict):

@@ -30,6 +30,22 @@ EFFORTS = {"none": "", "minimal": "", "low": " (think a bit)", "medium": " (thin
 THOUGHT_OF = {None: "", True: " <think", False: " <think>\n</think"}  # how an answer begins if a prompt asks for that
 
 
+def end_of_answer(end: str, of_g1: bool) -> str:
+    """Return before which string an answer in a chat ends.
+
+    Args:
+        end: one of ``ENDS``, or ``auto``, which leaves it to ``of_g1``.
+        of_g1: whether the prompt has what only G1 models know, thinking or tools.
+
+    Raises:
+        InputError: there is no such end.
+    """
+    if end not in ("auto", *ENDS):
+        raise InputError(f"There is no end {end}; choose one of auto, {', '.join(ENDS)}.")
+    usual = "user" if of_g1 else "blank-line"
+    return ENDS[usual if end == "auto" else end]
+
+
 def without_blank_lines(text: str) -> str:
     """Return ``text`` with ``\\n`` as line end, and without blank lines: one would end the user's part early."""
     return "\n".join(line for line in text.strip().replace("\r\n", "\n").split("\n") if line)
@@ -102,7 +118,7 @@ def said(message: Mapping[str, Any], thinking: bool | None, shown: bool) -> str:
     """Return what stands behind the name of a role."""
     text = text_of_message(message)
     if message["role"] == "tool":
-        return f"Function output:\n{without_blank_lines(text)}"
+        return f"Function output:\n{without_blank_lines(text)}".rstrip("\n")
     if message["role"] != "assistant":
         return without_blank_lines(text)
     thought, begun = message.get("reasoning_content") or "", text.lstrip()

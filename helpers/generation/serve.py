@@ -25,7 +25,7 @@ from ..errors import InputError
 from . import answers
 from .api import Served
 from .jobs import Line
-from .prompts import ENDS
+from .prompts import end_of_answer
 from .web import Doors, application
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")  # auto: as in the directory
@@ -117,7 +117,7 @@ def serving(
     - Requests sample, with their temperature and top_p, unless ``temperature`` is 0. The same seed gives the same
       answers, and answer number i is that of ``seed + i``.
     - An answer in a chat does not begin with a line break, and ends at a blank line, if the client gives no ``stop``. A
-      stop string is not part of the answer.
+      stop string is not part of the answer, but is looked for in thoughts and calls, too.
     - With ``enable_thinking``, or ``thinking``, or ``reasoning_effort``, or tools, it ends before ``\\n\\nUser:``
       instead. What was thought is ``reasoning_content``, and a call of a function ``tool_calls``; log-probabilities
       are those of all tokens.
@@ -146,8 +146,7 @@ def serving(
     folder = Path(folder)
     if dtype not in DTYPES:
         raise InputError(f"There is no dtype {dtype}; choose one of {', '.join(DTYPES)}.")
-    if end not in ("auto", *ENDS):
-        raise InputError(f"There is no end {end}; choose one of auto, {', '.join(ENDS)}.")
+    end_of_answer(end, of_g1=False)  # fails if there is no such end
     for name, number, least in (("max_tokens", max_tokens, 1), ("max_prompt", max_prompt, 1), ("queue", queue, 0)):
         if number < least:
             raise InputError(f"{name} is {number}; give a number from {least} on.")

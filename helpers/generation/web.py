@@ -153,27 +153,39 @@ class Answering:
             ids, opening = self.prompt(asked)
         self.served.check_prompt(ids)
         settings, stops = self.served.settings(asked, opening), self.served.stops(asked, opening)
-        return asked, Task(ids, settings, asked.n or 1, stops, asked.likely), opening
+        return asked, Task(ids, settings, asked.n or 1, stops, asked.likely, begun=not opening.bare), opening
 
     def prompt(self, asked: api.Request) -> tuple[list[int], Opening]:
         """Return what the model reads; the names of special tokens in messages are ordinary text."""
         if isinstance(asked, api.CompletionRequest):
             return self.tokenizer(asked.prompt[0])["input_ids"], Opening()
         assert isinstance(asked, api.ChatRequest)
-        options = asked.options
+        turns, options = asked.turns, asked.options
         try:
-            text = str(
-                self.tokenizer.apply_chat_template(asked.turns, tokenize=False, add_generation_prompt=True, **options)
-            )
+            text = self.render(turns, options)
         except Exception as error:  # a template can refuse, for example two turns of the same side
             raise Refusal(f"The chat template of the model refuses this: {shorten(error, 200)}.", "messages") from None
         opening = opening_of(text, asked.names)
         if options.get("enable_thinking", opening.thinking) != opening.thinking:
             raise unheeded("thinking", "enable_thinking")
-        if not all(name in text for name in (*asked.names, *asked.called)):
+        if self.passes_over_tools(text, turns, options):
             raise unheeded("tools", "tools")
         ids = encode_whole(self.tokenizer, text, split_special_tokens=True, add_special_tokens=False)
         return ids, opening
+
+    def render(self, turns: list[dict[str, Any]], options: dict[str, Any]) -> str:
+        """Return what the chat template writes."""
+        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **options))
+
+    def passes_over_tools(self, text: str, turns: list[dict[str, Any]], options: dict[str, Any]) -> bool:
+        """Say whether the template writes the same without the tools, or without the calls of earlier turns."""
+        no_tools = {name: value for name, value in options.items() if name not in ("tools", "tool_choice")}
+        no_calls = [{name: value for name, value in turn.items() if name != "tool_calls"} for turn in turns]
+        for fewer in [(turns, no_tools)] * (no_tools != options) + [(no_calls, options)] * (no_calls != turns):
+            with contextlib.suppress(Exception):  # a template may miss them
+                if self.render(*fewer) == text:
+                    return True
+        return False
 
 
 def unheeded(what: str, field: str) -> Refusal:

@@ -81,6 +81,8 @@ CHAT_TEMPLATE = r"""{%- macro text_of(message) -%}
         {%- set all.short = false -%}
       {%- elif kind['type'] not in ['string', 'number', 'integer', 'boolean'] -%}
         {%- set all.short = false -%}
+      {%- elif kind['enum'] and (kind['enum'] is string or kind['enum'] is mapping or kind['enum'] is not iterable) -%}
+        {%- set all.short = false -%}
       {%- elif kind|length != (2 if kind['enum'] else 1) -%}
         {%- set all.short = false -%}
       {%- endif -%}
@@ -104,7 +106,11 @@ CHAT_TEMPLATE = r"""{%- macro text_of(message) -%}
       {{- '{"name":' + function['name']|tojson -}}
       {%- if function['description'] -%}{{- ',"description":' + function['description']|tojson -}}{%- endif -%}
       {{- ',"arguments":' + properties|tojson(separators=(',', ':')) -}}
-      {%- if needed|length != properties|length -%}
+      {%- set told = namespace(all=needed|length == properties|length) -%}
+      {%- for name, kind in properties|items -%}
+        {%- if told.all and needed[loop.index0] != name -%}{%- set told.all = false -%}{%- endif -%}
+      {%- endfor -%}
+      {%- if not told.all -%}
         {{- ',"required":' + needed|tojson(separators=(',', ':')) -}}
       {%- endif -%}
       {{- '}\n' if loop.last else '},\n' -}}
@@ -159,10 +165,11 @@ CHAT_TEMPLATE = r"""{%- macro text_of(message) -%}
   {%- endif -%}
   {%- set turn = namespace(text=text_of(message), said='', shown=false, thinks=false) -%}
   {%- set turn.thought = message['reasoning_content'] or '' -%}
+  {%- set marked = loop.last and not add_generation_prompt and turn.text.endswith('CONTINUE_FINAL_MESSAGE_TAG ') -%}
   {%- if role != 'assistant' -%}
-    {%- set turn.said = without_blank_lines(turn.text) -%}
+    {%- set turn.said = turn.text.lstrip() if marked else without_blank_lines(turn.text) -%}
     {%- if role == 'tool' -%}
-      {%- set turn.said = 'Function output:\n' + turn.said -%}
+      {%- set turn.said = 'Function output:' + ('\n' if turn.said else '') + turn.said -%}
     {%- elif role == 'user' and loop.index0 == asked.last_user -%}
       {%- set turn.said = turn.said + asked.suffix -%}
     {%- elif role == 'system' and loop.first and asked.tools -%}
@@ -179,10 +186,11 @@ CHAT_TEMPLATE = r"""{%- macro text_of(message) -%}
     {%- endif -%}
     {%- set turn.thought = '' if asked.thinking is false else with_blank_lines(turn.thought) -%}
     {%- set turn.shown = loop.index0 > asked.last_user and (turn.thought or asked.thinking is not none) -%}
-    {%- set turn.said = with_blank_lines(turn.text) if turn.shown or of_g1 else without_blank_lines(turn.text) -%}
-  {%- endif -%}
-  {%- if loop.last and not add_generation_prompt and turn.text.endswith('CONTINUE_FINAL_MESSAGE_TAG ') -%}
-    {%- set turn.said = turn.text.lstrip() -%}
+    {%- if marked -%}
+      {%- set turn.said = turn.text.lstrip() -%}
+    {%- else -%}
+      {%- set turn.said = with_blank_lines(turn.text) if turn.shown or of_g1 else without_blank_lines(turn.text) -%}
+    {%- endif -%}
   {%- endif -%}
   {%- if role == 'assistant' and message['tool_calls'] -%}
     {%- set turn.said = turn.said + ('\n' if turn.said else '') + call_of(message) -%}
