@@ -3,6 +3,7 @@
 import ast
 import functools
 import importlib
+import itertools
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import nbformat
 import pytest
 import torch
 
-from helpers.exercises import checking
+from helpers.exercises import checking, nb13
 from helpers.paths import ROOT
 from helpers.series.run import find_notebooks
 
@@ -114,6 +115,35 @@ def test_a_constant_does_not_pass(name):
     first = checking.outcome(exercise.solution, next(iter(exercise.cases())))
     for constant in (None, 0, "", first if len(list(exercise.cases())) > 1 else None):
         assert not checking.judge(name, lambda *_, value=constant: value).right
+
+
+class DyingDisk(nb13.Disk):
+    """A disk whose process is killed after so many moments."""
+
+    moments = 0
+
+    def look(self, step):
+        super().look(step)
+        self.moments -= 1
+        if self.moments == 0:
+            raise InterruptedError(step)
+
+
+@pytest.mark.parametrize("start", [dict(disk) for (disk,) in nb13.disks()], ids=" ".join)
+def test_a_killed_replacement_is_put_right_by_the_next(start):
+    """The eight disks of exercise 13.4 are all that a killed run can leave, and the old model is never lost."""
+    for moments in itertools.count(1):
+        disk = DyingDisk(start)
+        disk.moments = moments
+        try:
+            nb13.replace_model(disk)
+            break
+        except InterruptedError:
+            assert set(disk) in [set(found) for (found,) in nb13.disks()]
+            again = nb13.replace_model(nb13.Disk(disk))
+            assert again.problem == "", (moments, disk)
+            assert again == {"model": "new"}
+    assert moments > 3
 
 
 # the mechanism

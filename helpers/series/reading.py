@@ -47,12 +47,8 @@ def check_times(notebook: NotebookNode) -> list[str]:
     """Return what is wrong with a notebook's set of exercises and with the times that it states."""
     by_stars = exercises_by_stars(notebook)
     counts = Counter({stars: len(minutes) for stars, minutes in by_stars.items()})
-    problems = []
-    if "Appendix" not in notebook.cells[0].source:
-        least = Counter({"★": 2, "★★": 1, "★★★": 1})
-        problems += [
-            f"there are {counts[stars]} exercises ({stars})" for stars in least if counts[stars] < least[stars]
-        ]
+    least = Counter({"★": 2, "★★": 1, "★★★": 1})
+    problems = [f"there are {counts[stars]} exercises ({stars})" for stars in least if counts[stars] < least[stars]]
     stated = STATED.search(notebook.cells[0].source)
     if stated is None:
         return [*problems, "it does not say 'N minutes to read, M more for the exercises'"]
