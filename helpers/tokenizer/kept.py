@@ -19,7 +19,7 @@ from .vocab import world_vocab_path
 
 KEPT = BUILD / "tokenizer" / "world-files"
 SIGN = 65  # bytes of the first line
-CODE = (*(Path(__file__).with_name(name) for name in ("fast.py", "vocab.py", "kept.py")),
+CODE = (*(Path(__file__).with_name(name) for name in ("fast.py", "chat_template.py", "vocab.py", "kept.py")),
         HUB_CODE / "tokenization_rwkv_world.py")  # fmt: skip
 
 
