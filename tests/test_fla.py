@@ -166,7 +166,7 @@ LORA = "model.layers.1.attn.w_lora.lora"
 STORED = {"model.embed_tokens.weight": torch.ones(300, 64), "model.layers.0.linear_attn.x_r": torch.ones(64)}
 WRONG = {
     "missing": (lambda w: w.pop(f"{LORA}.0.weight"), "has no tensor blocks.1.att.w1"),
-    "missing layer": (lambda w: [w.pop(n) for n in list(w) if ".layers.0." in n], "has no tensor blocks.0.att.key.weight"),
+    "missing layer": (lambda w: [w.pop(n) for n in list(w) if ".layers.0." in n], "has no tensor blocks.0.att.key"),
     "unknown": (rename(f"{LORA}.0.weight", f"{LORA}.1.weight"), "lora.1.weight is not a tensor of a converted"),
     "hub name": (rename("lm_head.weight", "head.weight"), "is not a tensor of a converted"),
     "a layer -1": (rename("model.layers.1.attn.k_k", "model.layers.-1.attn.k_k"), "-1.attn.k_k is not a tensor"),
