@@ -14,7 +14,7 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # others would be p
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fuzz", type=int, default=200, metavar="N", help="files that test_fuzz.py tries (default: 200)")
+    parser.addoption("--fuzz", type=int, default=120, metavar="N", help="files that test_fuzz.py tries (default: 120)")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups

@@ -21,7 +21,7 @@ from helpers.checkpoints.files import sha256
 from helpers.conversion import directory
 from helpers.conversion.reading import load_converted
 from helpers.lambada.passages import SAMPLE
-from helpers.proof import contents, verify, vocabulary
+from helpers.proof import contents, judging, precision, verify, vocabulary
 from helpers.proof.certificate import read_certificate
 from helpers.proof.results import TokenizersResult
 from helpers.tokenizer.check import reference_tokenizer
@@ -59,6 +59,13 @@ def good_answers(models):
         assert certificate.contents.not_covered == []
         found[version] = certificate.runs, certificate.checks, certificate.lower_precision
     return found
+
+
+@pytest.fixture(autouse=True)
+def few_tokens_in_16_bits(monkeypatch):
+    """Of the faults here, one shows in bf16 alone, and it shows as well with fewer tokens."""
+    monkeypatch.setattr(judging, "TOKENS", 64)
+    monkeypatch.setattr(precision, "STEPS", 8)
 
 
 @pytest.fixture(autouse=True)
