@@ -1,6 +1,7 @@
 """Chat with a model in the format of the World models, the past carried as a state: each turn reads only itself."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -71,15 +72,29 @@ class Chat:
             return self._reply(text, reading)
         return self._reply_and_read_again(text, reading)
 
+    def _settings(self) -> Sampling:
+        """Return how to choose the tokens of the next answer: with another seed each turn."""
+        return replace(self.settings, seed=self.settings.seed + len(self.messages))
+
+    @contextmanager
+    def _turn(self, *said: dict[str, str]) -> Iterator[None]:
+        """Add what is said in a turn. A caller may leave it early; after an error or an interrupt, nothing was said."""
+        self.messages += said
+        try:
+            yield
+        except GeneratorExit:
+            pass
+        except BaseException:
+            del self.messages[-len(said) :]
+            raise
+
     def _reply(self, text: str, reading: Callable[[int], None] | None) -> Generator[str, None, None]:
         """Answer, and go on from the state behind the answer."""
         message = {"role": "user", "content": text}
         unread, state = self.unread + self.encode(chat_prompt([message])), self.state
-        settings = replace(self.settings, seed=self.settings.seed + len(self.messages))  # another one each turn
+        settings, written = self._settings(), ""
         new_ids: list[int] = []
-        written = ""
-        self.messages += [message, {"role": "assistant", "content": ""}]
-        try:
+        with self._turn(message, {"role": "assistant", "content": ""}):
             for token, read_so_far in stream(self.model, unread, settings, self.state, reading):
                 state = read_so_far
                 new_ids.append(token)
@@ -88,11 +103,6 @@ class Chat:
                 yield self.messages[-1]["content"]
                 if END_OF_TURN in written:
                     break
-        except GeneratorExit:
-            pass  # the caller has heard enough
-        except BaseException:  # an interrupt, too
-            del self.messages[-2:]  # as if nothing had been said
-            raise
         self.state = state
         self.unread = self._end_of_turn(new_ids, written) if new_ids else unread + self.encode(END_OF_TURN)
 
@@ -105,8 +115,7 @@ class Chat:
         state = read(self.model, self.unread, self.state, reading)
         message, answer = {"role": "user", "content": text}, {"role": "assistant", "content": ""}
         prompt = chat_prompt([message], self.thinking, self.effort)
-        settings = replace(self.settings, seed=self.settings.seed + len(self.messages))  # another one each turn
-        opening = opening_of(prompt)
+        settings, opening = self._settings(), opening_of(prompt)
         cut, splitter, said, written = StopCut([self.stop], not opening.bare), Splitter(opening), Part(), ""
         new_ids: list[int] = []
 
@@ -117,8 +126,7 @@ class Chat:
             if self.thinking:
                 answer["reasoning_content"] = said.thought
 
-        self.messages += [message, answer]
-        try:
+        with self._turn(message, answer):
             for token, _ in stream(self.model, self.encode(prompt), settings, state, reading):
                 new_ids.append(token)
                 before, written = written, self.tokenizer.decode(new_ids).rstrip("\ufffd")
@@ -126,11 +134,6 @@ class Chat:
                 yield answer["content"]
                 if cut.found:
                     break
-        except GeneratorExit:
-            pass  # the caller has heard enough
-        except BaseException:  # an interrupt, too
-            del self.messages[-2:]  # as if nothing had been said
-            raise
         add(splitter.feed(cut.rest()) + splitter.end())
         self.state = state
         self.unread = self.encode("".join(turn_of(each, self.thinking) + END_OF_TURN for each in self.messages[-2:]))

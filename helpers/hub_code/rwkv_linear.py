@@ -40,7 +40,12 @@ def has_products_of(dtype: torch.dtype) -> bool:
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return True
     kinds = ("amx_tile", "avx512_bf16") if dtype == torch.bfloat16 else ("amx_fp16",)
-    return any(getattr(torch.cpu, f"_is_{kind}_supported", bool)() for kind in kinds)
+    return any(map(has_instructions, kinds))
+
+
+def has_instructions(kind: str) -> bool:
+    """Say whether PyTorch knows that this CPU has some kind of instructions."""
+    return getattr(torch.cpu, f"_is_{kind}_supported", bool)()
 
 
 @lru_cache(maxsize=2)
@@ -52,7 +57,7 @@ def widen_from(dtype: torch.dtype) -> float:
     """
     if not has_products_of(dtype):
         return WIDEN_FROM
-    is_slow = dtype == torch.bfloat16 and is_intel() and not getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    is_slow = dtype == torch.bfloat16 and is_intel() and not has_instructions("amx_tile")
     return WIDEN_FROM_ON_INTEL if is_slow else math.inf
 
 
