@@ -16,9 +16,9 @@ from helpers.hub_code import modeling_rwkv4, modeling_rwkv5, modeling_rwkv6, mod
 
 DEFINITIONS = {
     modeling_rwkv4.wkv4: modeling_rwkv4.wkv4_recurrent,
-    modeling_rwkv5.wkv5_chunked: modeling_rwkv5.wkv5_recurrent,
+    modeling_rwkv5.wkv5: modeling_rwkv5.wkv5_recurrent,
     modeling_rwkv6.wkv6: modeling_rwkv6.wkv6_recurrent,
-    modeling_rwkv7.wkv7_chunked: modeling_rwkv7.wkv7_recurrent,
+    modeling_rwkv7.wkv7: modeling_rwkv7.wkv7_recurrent,
 }
 
 

@@ -17,6 +17,7 @@ from helpers.conversion import directory
 from helpers.hub_code import modeling_rwkv4 as rwkv4
 from helpers.hub_code import modeling_rwkv5 as rwkv5
 from helpers.hub_code import modeling_rwkv6 as rwkv6
+from helpers.hub_code import modeling_rwkv7 as rwkv7
 from helpers.hub_code import rwkv_requirements
 from helpers.proof import parity
 
@@ -176,7 +177,13 @@ def test_wkv4_scan_is_the_recurrence(lengths, scale):
     torch.testing.assert_close(after2, after, atol=1e-10, rtol=1e-10)
 
 
-KERNELS = {"4": (rwkv4, "wkv4", "wkv4_scan", 1), "6": (rwkv6, "wkv6", "wkv6_chunked", 2)}  # and the axis of tokens
+KERNELS = {  # and the axis of tokens
+    "4": (rwkv4, "wkv4", "wkv4_scan", 1),
+    "5.0": (rwkv5, "wkv6", "wkv5_chunked", 2),
+    "5.2": (rwkv5, "wkv6", "wkv5_chunked", 2),
+    "6": (rwkv6, "wkv6", "wkv6_chunked", 2),
+    "7": (rwkv7, "wkv7", "wkv7_chunked", 2),
+}
 
 
 @pytest.fixture(params=KERNELS)
@@ -194,13 +201,14 @@ def on_cpu(request, monkeypatch):
 def test_without_triton_prompts_are_read_as_before(on_cpu, monkeypatch):
     """One sentence says so, once; the kernels themselves are compared with the definitions in ``kernel_check.py``."""
     version, said = on_cpu
-    monkeypatch.setitem(sys.modules, f"{rwkv_requirements.__package__}.wkv{version}_triton", None)
+    name = KERNELS[version][1]
+    monkeypatch.setitem(sys.modules, f"{rwkv_requirements.__package__}.{name}_triton", None)
     model, ids = tiny_model(version), ids_of(20)
     ours = [model(ids).logits for _ in range(2)]
     monkeypatch.setattr(rwkv_requirements, "KERNEL_DEVICE", "cuda")
     assert all(torch.equal(logits, model(ids).logits) for logits in ours)
     assert len(said) == 1
-    assert f"without the Triton kernel wkv{version}, which does not run here" in said[0]
+    assert f"without the Triton kernel {name}, which does not run here" in said[0]
 
 
 def test_where_kernels_are_used(on_cpu, monkeypatch):

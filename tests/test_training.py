@@ -773,7 +773,7 @@ def test_a_fast_step_leaves_nothing_behind(kernel, monkeypatch):
     rows = {"5.2": dataclasses.replace(VERSIONS["5.2"], kernel=kernel)}
     monkeypatch.setattr(fast, "VERSIONS", rows)
     monkeypatch.setattr(fast, "triton_kernel", lambda name: name)
-    monkeypatch.setattr(torch, "compile", lambda function, dynamic: ("compiled", function))
+    monkeypatch.setattr(torch, "compile", lambda function, **options: ("compiled", function))
     monkeypatch.setattr(fast, "RecordedStep", lambda update: update)
     on_gpu = SimpleNamespace(device=torch.device("cuda"), model=trained, options=TINY_52, update="step")
     before = torch.get_float32_matmul_precision()

@@ -174,6 +174,7 @@ def run(
     torch.set_num_threads(threads)
     BUILD.mkdir(parents=True, exist_ok=True)
     results: list[dict] = []
+    info = machine(device) | {"processor": f"{processor()}, {os.cpu_count()} cores", "package_kernels": kernels}
     shapes = [(version, size) for version, size in product(versions, sizes) if size in SIZES]
     for version, size in shapes + [("", size) for size in sizes if size in BUNDLED_SHA256]:
         with scratch_folder(BUILD, "model-speed") as scratch:
@@ -190,10 +191,9 @@ def run(
                     label["recorded"] = None if variant == "no" else variant
                     label["package"] = f"{device} {strategy}"
                     results.append(label | measure(work, model, oracle, batch, count, repeat, device))
+                    write_text(out, json.dumps({"machine": info, "rows": results}, indent=2) + "\n")
                     print({key: value for key, value in results[-1].items() if key != "runs"}, flush=True)
                 del model
                 gc.collect()
             del oracle
-        info = machine(device) | {"processor": f"{processor()}, {os.cpu_count()} cores", "package_kernels": kernels}
-        write_text(out, json.dumps({"machine": info, "rows": results}, indent=2) + "\n")
     return results

@@ -14,6 +14,8 @@ is linear in S, which makes the chunked form below possible. As w never depends 
 from .configuration_rwkv5 import Rwkv5Config  # first: it says which transformers is needed
 
 # isort: split
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,6 +35,7 @@ from .rwkv_common import (
     without_autocast,
 )
 from .rwkv_linear import RwkvLinear
+from .rwkv_requirements import TritonKernel
 
 CHUNKS_AT_ONCE = 64  # whose states are one matrix product, of a size that grows with the square of this number
 
@@ -154,6 +157,27 @@ def wkv5_chunked(
     return y.flatten(2, 3)[:, :, :tokens], state
 
 
+def wkv5(
+    r: Tensor, k: Tensor, v: Tensor, log_w: Tensor, u: Tensor, state: Tensor, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same as :func:`wkv5_recurrent`: by the Triton kernel of RWKV-6 where it runs, or by :func:`wkv5_chunked`."""
+    return (KERNEL.to_read(r) or wkv5_chunked)(r, k, v, log_w, u, state, lengths)
+
+
+def load_kernel() -> Callable[..., tuple[Tensor, Tensor]]:
+    from .wkv6_triton import wkv6
+
+    return wkv6
+
+
+def kernel_example(device: torch.device) -> tuple[Tensor, ...]:
+    tokens = torch.zeros(1, 1, 2, 8, device=device)
+    return tokens, tokens, tokens, tokens[0, :, 0], tokens[0, :, 0], torch.zeros(1, 1, 8, 8, device=device)
+
+
+KERNEL = TritonKernel("wkv6", load_kernel, kernel_example)
+
+
 class Rwkv5TimeMix(RwkvMatrixTimeMix):
     """Time-mix of RWKV-5: receptance, key, value (and gate), WKV, a norm for each head, output."""
 
@@ -176,7 +200,7 @@ class Rwkv5TimeMix(RwkvMatrixTimeMix):
         self.register_parameter(self.bonus_name, nn.Parameter(torch.empty(bonus_shape)))
         self.add_time_state(config)
         self.output = RwkvLinear(width, hidden, bias=False)
-        self.wkv = wkv5_chunked
+        self.wkv = wkv5
         self.ln_x = Fp32GroupNorm(self.heads, width, eps=config.group_norm_epsilon)
 
     def initialize(self) -> None:
@@ -207,9 +231,9 @@ class Rwkv5TimeMix(RwkvMatrixTimeMix):
 
         r, k, v = heads("receptance"), heads("key"), heads("value")
         state = self.initial_wkv(batch) if state is None else state.to(r)
-        wkv5 = wkv5_recurrent if tokens == 1 else self.wkv
+        read = wkv5_recurrent if tokens == 1 else self.wkv
         with without_autocast(x):
-            y, state = wkv5(r, k, v, *self.log_decay_and_bonus(), state, lengths)
+            y, state = read(r, k, v, *self.log_decay_and_bonus(), state, lengths)
 
         y = self.ln_x(y.transpose(1, 2).reshape(batch * tokens, -1)).view(batch, tokens, -1).to(x.dtype)
         if self.gated:

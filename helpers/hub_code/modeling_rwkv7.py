@@ -46,6 +46,7 @@ from .rwkv_common import (
     without_autocast,
 )
 from .rwkv_linear import RwkvLinear
+from .rwkv_requirements import TritonKernel
 
 STEEPEST = math.exp(-0.5)  # the largest -log w: no channel forgets more than 1 - e^-0.61 = 46 % at a token
 
@@ -148,6 +149,27 @@ def running_states(kept: Tensor, states: Tensor) -> Tensor:
     return torch.stack([even, odd], dim=3).flatten(2, 3)[:, :, : steps + 1]
 
 
+def wkv7(
+    r: Tensor, log_w: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same as :func:`wkv7_recurrent`: by a Triton kernel where one can run, or else by :func:`wkv7_chunked`."""
+    return (KERNEL.to_read(r) or wkv7_chunked)(r, log_w, k, v, a, b, state, lengths)
+
+
+def load_kernel() -> Callable[..., tuple[Tensor, Tensor]]:
+    from .wkv7_triton import wkv7
+
+    return wkv7
+
+
+def kernel_example(device: torch.device) -> tuple[Tensor, ...]:
+    tokens = torch.zeros(1, 1, 2, 8, device=device)
+    return *[tokens] * 6, torch.zeros(1, 1, 8, 8, device=device)
+
+
+KERNEL = TritonKernel("wkv7", load_kernel, kernel_example)
+
+
 class Rwkv7TimeMix(RwkvTimeMix):
     """Time-mix of RWKV-7: six mixtures, what the text sets, WKV, a norm for each head, bonus, gate, output."""
 
@@ -180,7 +202,7 @@ class Rwkv7TimeMix(RwkvTimeMix):
         for name in self.inputs:
             self.add_module(name, RwkvLinear(hidden, hidden, bias=False))
         self.output = RwkvLinear(hidden, hidden, bias=False)
-        self.wkv = wkv7_chunked
+        self.wkv = wkv7
         self.ln_x = Fp32GroupNorm(self.heads, hidden, eps=config.group_norm_epsilon)
 
     def initialize(self) -> None:
@@ -217,7 +239,7 @@ class Rwkv7TimeMix(RwkvTimeMix):
         """Return ``(x l1) l2`` for one of the letters, plus its bias ``l0``, in fp32."""
         hint = getattr(self, f"{letter}1")
         hint = torch.tanh(x @ hint) if letter == "w" else x @ hint
-        return at_least_fp32(getattr(self, f"{letter}0")) + at_least_fp32(hint @ getattr(self, f"{letter}2"))
+        return at_least_fp32(getattr(self, f"{letter}0")) + hint @ getattr(self, f"{letter}2")
 
     def split_heads(self, x: Tensor) -> Tensor:
         """Return (B, T, D) as (B, H, T, N), in fp32."""
@@ -236,7 +258,7 @@ class Rwkv7TimeMix(RwkvTimeMix):
         x_r, x_w, x_k, x_v, x_a, x_g = (
             torch.lerp(x, previous, getattr(self, name).to(x.dtype)) for name in self.ratios
         )
-        key, value = self.key(x_k), self.value(x_v)
+        key, value = at_least_fp32(self.key(x_k)), self.value(x_v)
         log_w = -STEEPEST * torch.sigmoid(self.set_by_text("w", x_w))
         erased = torch.sigmoid(self.set_by_text("a", x_a))
         if first_value is None:
@@ -246,13 +268,13 @@ class Rwkv7TimeMix(RwkvTimeMix):
             value = torch.lerp(value, first_value.to(value), share)
         r, v, log_w, erased_by_head = map(self.split_heads, (self.receptance(x_r), value, log_w, erased))
         # in fp32, the squares of small numbers are not 0: no division by zero
-        direction = F.normalize(self.split_heads(at_least_fp32(key) * at_least_fp32(self.k_k)), dim=-1)
-        k = self.split_heads(at_least_fp32(key) * (1 + (erased - 1) * at_least_fp32(self.k_a)))
+        direction = F.normalize(self.split_heads(key * at_least_fp32(self.k_k)), dim=-1)
+        k = self.split_heads(torch.lerp(key, key * erased, at_least_fp32(self.k_a)))
 
         state = self.initial_wkv(len(x)) if state is None else state.to(r)
-        wkv7 = wkv7_recurrent if x.shape[1] == 1 else self.wkv
+        read = wkv7_recurrent if x.shape[1] == 1 else self.wkv
         with without_autocast(x):
-            y, state = wkv7(r, log_w, k, v, -direction, direction * erased_by_head, state, lengths)
+            y, state = read(r, log_w, k, v, -direction, direction * erased_by_head, state, lengths)
             bonus = (r * k * at_least_fp32(self.r_k)[:, None]).sum(-1, keepdim=True) * v
 
         def join(heads: Tensor) -> Tensor:  # (B, H, T, N) -> (B, T, D)

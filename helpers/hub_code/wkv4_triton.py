@@ -10,16 +10,10 @@ program takes more than about 3 sqrt(T) steps one after the other, and all chunk
 with; Triton's interpreter (``TRITON_INTERPRET=1``) runs the kernels without a GPU.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
-try:  # in here, transformers does not refuse to load the model where it is missing
-    import triton
-    import triton.language as tl
-except ImportError:
-    raise
+from .rwkv_triton import real_tokens, tl, tokens_of_chunk, triton
 
 BLOCK = 32  # channels of a program, one a thread
 
@@ -34,15 +28,7 @@ def _add_decayed(a, b, p, log_decay, later_a, later_b, later_p):
 
 
 @triton.jit
-def _real_tokens(lengths_, row, T, PADDED: tl.constexpr):
-    if PADDED:
-        return tl.minimum(tl.load(lengths_ + row).to(tl.int32), T)
-    else:
-        return T
-
-
-@triton.jit
-def _chunk_sums(k_, v_, w_, lengths_, sums_, T, A, C, PADDED: tl.constexpr, BLOCK: tl.constexpr):
+def _chunk_sums(k_, v_, w_, lengths_, sums_, T, A, C, BLOCK: tl.constexpr):
     """Store the sums of each chunk (B, n, 3, A)."""
     chunk, row = tl.program_id(0), tl.program_id(1)
     channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
@@ -51,7 +37,7 @@ def _chunk_sums(k_, v_, w_, lengths_, sums_, T, A, C, PADDED: tl.constexpr, BLOC
     a, b = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
     p = tl.full((BLOCK,), -1e38, tl.float32)
     start = chunk * C
-    stop = tl.minimum(start + C, _real_tokens(lengths_, row, T, PADDED))
+    stop = tl.minimum(start + C, real_tokens(lengths_, row, T))
     at = (row.to(tl.int64) * T + start) * A + channel
     for _ in range(start, stop):
         k, v = tl.load(k_ + at, mask=inside, other=0.0), tl.load(v_ + at, mask=inside, other=0.0)
@@ -65,7 +51,7 @@ def _chunk_sums(k_, v_, w_, lengths_, sums_, T, A, C, PADDED: tl.constexpr, BLOC
 
 @triton.jit
 def _outputs(
-    k_, v_, w_, u_, lengths_, state_, sums_, y_, after_, T, A, C, PADDED: tl.constexpr, BLOCK: tl.constexpr
+    k_, v_, w_, u_, lengths_, state_, sums_, y_, after_, T, A, C, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Store wkv (B, T, A), and the state behind the last real token (B, 3, A)."""
     chunk, row, chunks = tl.program_id(0), tl.program_id(1), tl.num_programs(0)
@@ -73,7 +59,7 @@ def _outputs(
     inside = channel < A
     w = tl.load(w_ + channel, mask=inside, other=0.0)
     u = tl.load(u_ + channel, mask=inside, other=0.0)
-    length = _real_tokens(lengths_, row, T, PADDED)
+    length = real_tokens(lengths_, row, T)
     at = row * 3 * A + channel
     a = tl.load(state_ + at, mask=inside, other=0.0)
     b = tl.load(state_ + at + A, mask=inside, other=0.0)
@@ -108,14 +94,12 @@ def wkv4(
     """The same as :func:`.modeling_rwkv4.wkv4_recurrent`, in fp32 and without gradients."""
     k, v, w, u, state = (x.contiguous() for x in (k, v, w, u, state))
     batch, tokens, width = k.shape
-    size = 1 << math.isqrt(tokens - 1).bit_length()  # of a chunk: a power of two, 1 to 2 times sqrt(T)
+    size = tokens_of_chunk(tokens)
     chunks = -(-tokens // size)
     sums = k.new_empty(batch, chunks, 3, width)
     wkv, after = torch.empty_like(k), torch.empty_like(state)
     grid = chunks, batch, -(-width // BLOCK)
-    padded = lengths is not None
-    given = lengths if padded else k  # which is not read then
-    options = {"PADDED": padded, "BLOCK": BLOCK, "num_warps": 1}
-    _chunk_sums[grid](k, v, w, given, sums, tokens, width, size, **options)
-    _outputs[grid](k, v, w, u, given, state, sums, wkv, after, tokens, width, size, **options)
+    options = {"BLOCK": BLOCK, "num_warps": 1}
+    _chunk_sums[grid](k, v, w, lengths, sums, tokens, width, size, **options)
+    _outputs[grid](k, v, w, u, lengths, state, sums, wkv, after, tokens, width, size, **options)
     return wkv, after

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -49,14 +49,27 @@ def fast_step(run: TrainingRun) -> Iterator[Step]:
     kernel = VERSIONS[run.options.version].kernel
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
-    run.model.run_block = torch.compile(block_forward, dynamic=False)
-    run.model.run_loss = torch.compile(weighted_loss, dynamic=False)
+    run.model.run_block, run.model.run_loss = compiled(block_forward), compiled(weighted_loss)
     try:
         with use_kernel(run.model.model, triton_kernel(kernel)) if kernel else nullcontext():
             yield RecordedStep(run.update)
     finally:
         run.model.run_block, run.model.run_loss = block_forward, weighted_loss
         torch.set_float32_matmul_precision(precision)
+
+
+def compiled(function: Callable) -> Callable:
+    """Return ``function`` compiled, without the joined sums over rows and columns that torch has had since 2.10.
+
+    They give a gradient of shape (1, 1, D) the shape (D,) in 2.11, which ends the training of RWKV-4, and wrong ones in
+    2.10 (pytorch/pytorch, issues 178080 and 190796).
+    """
+    from torch._inductor import config  # slow to import
+
+    options: dict[str, Any] = {}
+    if hasattr(config.triton, "mix_order_reduction"):
+        options["triton.mix_order_reduction"] = False
+    return torch.compile(function, dynamic=False, options=options)
 
 
 def triton_kernel(name: str) -> Callable[..., tuple[Tensor, Tensor]]:
