@@ -60,6 +60,7 @@ AT_MOST = {
     "06": {
         "rwkv6.prefill_difference": 1e-4,
         "rwkv6.decode_difference": 1e-4,
+        "rwkv6.trained_difference": 1e-4,
         "rwkv6.converted_difference": 1e-4,
         "rwkv6.chunks_difference": 1e-10,
     },

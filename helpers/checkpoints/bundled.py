@@ -11,7 +11,8 @@ from .files import sha256
 
 BUNDLED_SHA256 = {
     "rwkv5-world-mini": "022652c7b08da23e1bba4691a59a2b6ee8551eee3cab96df6ccd97c13aedb716",
-    "rwkv4-world-mini": "b796af955d44ee5ce3872abb2bdead7c025f2d686dd541cf55cb724a025a574c",
+    "rwkv4-world-mini": "258373893ffa9175887d2f04c11ad6f6bf8dcd014c5c8bf96ff81cf071c0fbc0",
+    "rwkv6-world-mini": "4f874f3388ee8d4701dc2989c2b546fc3990ae192daf9df75490b9455eef85fd",
     "rwkv7-world-mini": "0fbdf4852008b9cef5c4349780fd5e645d34d91b67561a1f38d299348978a827",
 }
 

@@ -29,8 +29,8 @@ from .run import find_notebooks, find_translations
 TITLE = "RWKV World on Hugging Face"
 RENAMED = {"README.md": "index.md", "README_zh.md": "index_zh.md"}
 ABOUT = ("WORKS_WITH.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "data/rwkv5-world-mini.md",
-         "data/rwkv4-world-mini.md", "data/rwkv7-world-mini.md", "data/training_runs.md",
-         "data/lambada_style_sample.md")  # fmt: skip
+         "data/rwkv4-world-mini.md", "data/rwkv6-world-mini.md", "data/rwkv7-world-mini.md",
+         "data/training_runs.md", "data/lambada_style_sample.md")  # fmt: skip
 LINK = re.compile(r"(!?)\[([^\[\]]*(?:\[[^\]]*\][^\[\]]*)*)\]\(([^()\s]+)\)")
 BADGE = re.compile(r"\[!\[([^\]]*)\]\(https?:[^)]*\)\]\(([^)]*)\)")  # its image would come from elsewhere
 FOLDED = {"source_hidden": "hide-input", "outputs_hidden": "hide-output"}  # JupyterLab's words, and myst-nb's

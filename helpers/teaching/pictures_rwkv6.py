@@ -82,3 +82,22 @@ def masks_figure(masks: Mapping[str, Tensor]) -> Figure:
         f"cuts off all that was written before it. More than a tenth is left of: {told} of the {len(mask)} tokens."
     )
     return figure
+
+
+def kept_figure(tokens: Sequence[str], kept: Tensor, ends: Sequence[int]) -> Figure:
+    """Plot what a model keeps of its states at each token, (T,), as bars; those at ``ends`` stand out."""
+    figure, axes = new_figure(height=3.2)
+    colors = [BLUE if index in ends else GREY for index in range(len(tokens))]
+    axes.bar(range(len(tokens)), kept.tolist(), color=colors, width=0.8)
+    names = [repr(token.strip(" "))[1:-1] for token in tokens]
+    axes.set_xticks(range(len(tokens)), names, rotation=90, fontsize=8)
+    axes.set(xlabel="token", ylabel="share kept, mean", ylim=(0.5, 0.92))
+    axes.set_title("What a trained RWKV-6 keeps at each token")
+    axes.margins(x=0.01)
+    order = kept.argsort().tolist()
+    least, most = ([names[index] for index in part] for part in (order[:4], order[-4:]))
+    figure.set_label(
+        f"Bars over {len(tokens)} tokens of a text, from {float(kept.min()):.2f} to {float(kept.max()):.2f}: least is "
+        f"kept at {', '.join(least)}, most at {', '.join(most)}. Blue are the ends of sentences, which are low."
+    )
+    return figure
