@@ -91,7 +91,7 @@ def kept_figure(tokens: Sequence[str], kept: Tensor, ends: Sequence[int]) -> Fig
     axes.bar(range(len(tokens)), kept.tolist(), color=colors, width=0.8)
     names = [repr(token.strip(" "))[1:-1] for token in tokens]
     axes.set_xticks(range(len(tokens)), names, rotation=90, fontsize=8)
-    axes.set(xlabel="token", ylabel="share kept, mean", ylim=(0.5, 0.92))
+    axes.set(xlabel="token", ylabel="share kept, mean", ylim=(0, 1))
     axes.set_title("What a trained RWKV-6 keeps at each token")
     axes.margins(x=0.01)
     order = kept.argsort().tolist()
