@@ -81,8 +81,9 @@ def check_reading() -> None:
         for lengths in (None, torch.tensor([tokens, tokens // 2, 0], device=device)):
             for _ in range(2):  # the second time from the state of the first
                 ours, expected = (function(*inputs, state, lengths) for function in (kernel, definition))
-                for a, b in zip(ours, expected, strict=True):  # fp32 rounds sums of large terms that cancel out
-                    torch.testing.assert_close(a, b, atol=1e-5 * max(1.0, b.abs().max().item()), rtol=1e-5)
+                for a, b in zip(ours, expected, strict=True):
+                    largest = b.abs().max().item() if CUDA else 1.0  # of terms that cancel
+                    torch.testing.assert_close(a, b, atol=1e-5 * max(1.0, largest), rtol=1e-5)
                 state = expected[1]
 
     empty = torch.tensor([0.0, 0.0, modeling_rwkv4.EMPTY], device=device).view(1, 3, 1)
